@@ -1,0 +1,255 @@
+"""`ParticleGibbs`: the latent path of a model, given its parameters, as a block of `Gibbs`."""
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from jaxtyping import Array, Float, Int
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
+
+from ...kernels.smc import PathMove, SweepResult, conditional_sweep, unconditional_sweep
+from ...kernels.smc.conditional import PATH_MOVES
+from ...kernels.smc.particle_gibbs import check_num_particles
+from ..contract import ChainKernel
+from .capture import OuterModel
+from .observations import check_observed
+from .path_model import PathModel, SiteValues
+from .report import path_dims, path_groups, path_warnings
+from .structure import check_owns_latents, check_path_move, find_path_model
+
+_MAX_DOUBLINGS = 10
+
+
+class ParticleGibbsState(NamedTuple):
+    """State of one chain. "Stages" are 0 (the start) to T; counts and sums run after warm-up only.
+
+    Attributes:
+        i: iterations done, warm-up included.
+        z: the path, one array a site.
+        particle_ess: mean over time of 1 / sum W^2, in [1, N].
+        particle_ess_min: the smallest over time.
+        path_update_rate: share of times at which the reference particle was left.
+        log_evidence: of the conditional sweep: E[Z / Zhat] = 1 under stationarity, so that it lies
+            about half its variance above log Z.
+        num_nonfinite: weights that were NaN or +inf, plus stages without a possible particle.
+        update_counts: how often each stage left its reference particle.
+        ess_sums: sums of 1 / sum W^2 of each stage.
+        tracing_counts: how often the particle drawn at stage t was the ancestor of that at t + 1.
+        rng_key: key of the next step.
+    """
+
+    i: Int[Array, ""]
+    z: SiteValues
+    particle_ess: Float[Array, ""]
+    particle_ess_min: Float[Array, ""]
+    path_update_rate: Float[Array, ""]
+    log_evidence: Float[Array, ""]
+    num_nonfinite: Int[Array, ""]
+    update_counts: Int[Array, "T+1"]
+    ess_sums: Float[Array, "T+1"]
+    tracing_counts: Int[Array, "T"]
+    rng_key: Array
+
+
+class ParticleGibbs(ChainKernel):
+    """The latent path of a model, given everything else, by a conditional particle filter.
+
+    Exact for every `num_particles` >= 2 (`kernels/smc/conditional.py`, equation 1; Andrieu, Doucet
+    and Holenstein 2010). A block for `numpyro.infer.Gibbs`, listed before NUTS; its sites may be
+    discrete. `PPG` is this block, NUTS and the innovations move in one. A model without parameters
+    may be given to `MCMC` with this kernel alone.
+
+    Args:
+        model: a NumPyro model with one `scan` or one `StateSpace` site.
+        num_particles: N >= 2, the reference particle included. Raise it until every time renews its
+            state in half of the sweeps (`diagnose` says so).
+        sites: the path sites; None: found by dataflow, or what `Gibbs` gives to the block.
+        init_sites: sites outside the scan that start the path; None: found by dataflow.
+        path_move: "backward" draws the path by backward sampling; "trace" follows the genealogy,
+            which any model allows and which hardly moves early states.
+
+    Raises:
+        ValueError: for an N below 2 or an unknown path move at once; when sampling starts, for
+            a model without a path, or with one that the particle filter cannot take.
+        RuntimeError: if no particle can explain the data at some time, with up to 1024 N particles.
+
+    Example:
+        >>> from numpyro.infer import Gibbs
+        >>> from emberwalk.infer import ParticleGibbs
+        >>> from emberwalk.models import StateSpace, emission
+        >>> def counts(y):
+        ...     rate = numpyro.sample("rate", dist.Uniform(0.0, 1.0))
+        ...     x = numpyro.sample("x", StateSpace(
+        ...         dist.Poisson(5.0), lambda prev, t: dist.Poisson(1.0 + rate * prev), y.shape[0]))
+        ...     numpyro.sample("y", emission(lambda x_t, t: dist.Binomial(x_t, 0.5), x), obs=y)
+        >>> kernel = Gibbs([(ParticleGibbs(counts, 16), ["x"]), (NUTS(counts), None)])
+        >>> mcmc = MCMC(kernel, num_warmup=5, num_samples=5, progress_bar=False)
+        >>> mcmc.run(random.key(0), jnp.array([3, 2, 4]))
+        >>> mcmc.get_samples()["x"].shape
+        (5, 3)
+    """
+
+    state_class = ParticleGibbsState
+    fresh: dict[str, Any] = {**ChainKernel.fresh, "_given_path": None}  # noqa: RUF012
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        num_particles: int = 32,
+        *,
+        sites: Sequence[str] | None = None,
+        init_sites: Sequence[str] | None = None,
+        path_move: PathMove = "backward",
+    ):
+        super().__init__()
+        if not callable(model):
+            raise TypeError(f"model must be callable, got {type(model).__name__}.")
+        check_num_particles(num_particles)
+        if path_move not in PATH_MOVES:
+            raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
+        self._model = model
+        self.num_particles = num_particles
+        self.path_move = path_move
+        self.sites = None if sites is None else tuple(sites)
+        self.init_sites = None if init_sites is None else tuple(init_sites)
+        self.path_model: PathModel | None = None
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The model, as `Gibbs` asks for it."""
+        return self._model
+
+    @property
+    def path(self) -> PathModel:
+        """The path found when sampling started."""
+        if self.path_model is None:
+            raise RuntimeError("The path of a model is found when sampling starts; run the kernel first.")
+        return self.path_model
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        """What `MCMC` collects."""
+        return ("z", *SCALAR_FIELDS)
+
+    def init_one(self, rng_key, init_params, model_args, model_kwargs):
+        """The path drawn by an unconditional filter at the present parameters."""
+        return self._init_with(self.num_particles, rng_key, init_params, model_args, model_kwargs)
+
+    def failed(self, state):
+        """See `ChainKernel`: a weight of the first filter was no number, or all were zero."""
+        return state.num_nonfinite > 0
+
+    def init_again(self, rng_key, init_params, model_args, model_kwargs):
+        """The first path with twice, four times, ... as many particles; refuses data that are no numbers."""
+        check_observed(self._outer(model_args, model_kwargs), self.path)
+        for doubling in range(_MAX_DOUBLINGS + 1):
+            num = self.num_particles * 2**doubling
+            start = jax.jit(partial(self._first_sweep, num, model_args=model_args, model_kwargs=model_kwargs))
+            sweep = start(random.fold_in(rng_key, doubling))
+            if not sweep.impossible.any():
+                return self._first_state(sweep, rng_key, init_params, model_kwargs)
+        (times,) = jnp.nonzero(sweep.impossible)
+        raise RuntimeError(
+            f"No particle can explain the data at stage {int(times[0])} of {self.path.length}: with {num} particles "
+            f"every weight of {list(self.path.observed)} was 0 or NaN there (log-weights all -inf). Look for a value "
+            "outside the support of its law, or start from parameters under which it is possible (init_strategy)."
+        )
+
+    def _init_with(self, num, rng_key, init_params, model_args, model_kwargs):
+        in_gibbs = GIBBS_SITES_KWARG in model_kwargs and init_params is not None
+        sites = self.sites or (tuple(init_params) if in_gibbs else None)
+        outer = self._outer(model_args, model_kwargs)
+        self.path_model = self._given_path or find_path_model(outer, init_sites=self.init_sites, sites=sites)
+        check_owns_latents(outer, self.path)
+        self._path_move = check_path_move(self.path, self.path_move)
+        sweep = self._first_sweep(num, random.fold_in(rng_key, 0), model_args, model_kwargs)
+        return self._first_state(sweep, rng_key, init_params, model_kwargs)
+
+    def _first_sweep(self, num, key, model_args, model_kwargs) -> SweepResult:
+        ssm = self.path.ssm(self._outer(model_args, model_kwargs))
+        return unconditional_sweep(key, ssm, num, path_move=self._path_move)
+
+    def _first_state(self, sweep: SweepResult, rng_key, init_params, model_kwargs) -> ParticleGibbsState:
+        model, values = self.path, self.path.values_of(sweep.path)
+        # what Gibbs hands to its blocks is a prototype of its own, not what a user asked for
+        if init_params is not None and GIBBS_SITES_KWARG not in model_kwargs:
+            values = {
+                name: jnp.asarray(init_params.get(name, value), value.dtype) for name, value in values.items()
+            }
+        return ParticleGibbsState(
+            jnp.zeros((), jnp.int32), values, *_scalars(sweep, model.offset), sweep.num_nonfinite,
+            jnp.zeros(model.length + 1, jnp.int32), jnp.zeros_like(sweep.ess), jnp.zeros(model.length, jnp.int32),
+            random.fold_in(rng_key, _MAX_DOUBLINGS + 1),
+        )  # fmt: skip
+
+    def sample_one(self, state, model_args, model_kwargs):
+        """One conditional sweep."""
+        model = self.path
+        rng_key, key = random.split(state.rng_key)
+        ssm = model.ssm(self._outer(model_args, model_kwargs))
+        sweep = conditional_sweep(
+            key, ssm, model.path_of(state.z), self.num_particles, path_move=self._path_move
+        )
+        counted = state.i >= self._num_warmup
+        return ParticleGibbsState(
+            state.i + 1,
+            model.values_of(sweep.path),
+            *_scalars(sweep, model.offset),
+            state.num_nonfinite + sweep.num_nonfinite,
+            state.update_counts + (counted & (sweep.indices != 0)),
+            state.ess_sums + jnp.where(counted, sweep.ess, 0.0),
+            state.tracing_counts + (counted & sweep.from_ancestor),
+            rng_key,
+        )
+
+    def refresh(self, state, model_args, model_kwargs):
+        """The state itself: nothing of the conditioning values is kept in it."""
+        return state
+
+    def wrap_model(self, wrapper):
+        """A copy on `wrapper(model)`."""
+        wrapped = copy.copy(self)
+        wrapped._model = wrapper(self._model)
+        wrapped.__dict__.update(self.fresh)
+        return wrapped
+
+    def get_constrain_fn(self, model_args, model_kwargs):
+        """Path values are constrained as they are."""
+        return _identity
+
+    def get_diagnostics_str(self, state) -> str:
+        """For the progress bar."""
+        text = f"path renewed={state.path_update_rate:.2f}, particle ESS={state.particle_ess:.1f}"
+        return text + (f", nonfinite={state.num_nonfinite}" if state.num_nonfinite else "")
+
+    def warnings(self, mcmc) -> list[str]:
+        """Sentences for `diagnose`, each with its number and the way out."""
+        return path_warnings(self, mcmc.last_state)
+
+    def groups(self, mcmc) -> dict[str, Any]:
+        """Group `path_diagnostics` of `to_datatree`: update rate and particle ESS by time."""
+        return path_groups(self, mcmc.last_state)
+
+    def dims(self, mcmc) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """The time axis of the path sites."""
+        return path_dims(self.path)
+
+    def _outer(self, model_args: tuple, model_kwargs: dict[str, Any] | None) -> OuterModel:
+        return OuterModel(conditioned(self._model), model_args, dict(model_kwargs or {}))
+
+
+SCALAR_FIELDS = ("particle_ess", "particle_ess_min", "path_update_rate", "log_evidence", "num_nonfinite")
+
+
+def _scalars(sweep: SweepResult, offset: int) -> tuple[Array, Array, Array, Array]:
+    """particle_ess, particle_ess_min, path_update_rate and log_evidence over the time axis of the path."""
+    ess, indices = sweep.ess[1 - offset :], sweep.indices[1 - offset :]
+    return ess.mean(), ess.min(), jnp.mean(indices != 0, dtype=ess.dtype), sweep.log_evidence
+
+
+def _identity(values):
+    return values

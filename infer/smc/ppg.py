@@ -1,0 +1,445 @@
+"""`PPG`: particle Gibbs on a whole model: the path, the parameters, and both together.
+
+    1. path | theta, y          conditional sweep                 (`particle_gibbs.py`)
+    2. theta | path, y          NUTS, or another inner kernel
+    3. (theta, path) | y        HMC on parameters and noise       (`interweave.py`)
+
+Each move leaves p(theta, path | y) invariant, and so does their composition. Andrieu, Doucet and
+Holenstein (2010) for 1 and 2; Yu and Meng (2011) for 3, without which the parameters of a weakly
+observed model hardly move.
+"""
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import random
+from jaxtyping import Array
+from numpyro import handlers
+from numpyro.distributions import biject_to
+from numpyro.infer import HMC, NUTS, Gibbs
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, with_conditioning
+from numpyro.infer.mcmc import MCMCKernel
+from numpyro.util import identity
+
+from ...kernels.smc import InnovationsState, PathMove, innovations_hmc
+from ..contract import ModelKernel, Start, chain_axes, first_chain, holds_tracers, start_again, vectorized
+from .capture import OuterModel
+from .interweave import interweave
+from .location_scale import allowed_classes
+from .particle_gibbs import SCALAR_FIELDS, ParticleGibbs
+from .path_model import SiteValues, assign_from
+from .report import path_dims, path_groups, path_warnings
+from .scan_model import ScanModel
+from .structure import find_path_model
+from .time_parallel import TimeParallel
+
+_log = logging.getLogger(__name__)
+_INTERWEAVE = ("auto", "joint", None)
+# state fields of an HMC block under the names that ArviZ knows
+_HMC_FIELDS = ("potential_energy", "accept_prob", "num_steps", "diverging")
+
+
+class Interweaving(NamedTuple):
+    """State of the innovations move.
+
+    Attributes:
+        adaptation: step size and mass, see `InnovationsState`.
+        accept_prob: of the last trajectory, in [0, 1].
+    """
+
+    adaptation: InnovationsState
+    accept_prob: Array
+
+
+class PPGState(NamedTuple):
+    """State of one chain.
+
+    Attributes:
+        z: every latent site: the path as it is, parameters unconstrained.
+        block_states: of the path block (`ParticleGibbsState`) and of the inner kernel.
+        rng_key: key of the next step.
+        i: iterations done, warm-up included.
+        interweave: state of the innovations move, None where it is off.
+    """
+
+    z: SiteValues
+    block_states: tuple[Any, ...]
+    rng_key: Array
+    i: Any = None
+    interweave: Interweaving | None = None
+
+    @property
+    def particle_ess(self):
+        """Mean over time of 1 / sum W^2."""
+        return self.block_states[0].particle_ess
+
+    @property
+    def particle_ess_min(self):
+        """The smallest over time of 1 / sum W^2."""
+        return self.block_states[0].particle_ess_min
+
+    @property
+    def path_update_rate(self):
+        """Share of times at which the sweep left its reference path."""
+        return self.block_states[0].path_update_rate
+
+    @property
+    def log_evidence(self):
+        """log Zhat of the conditional sweep: E[Z / Zhat] = 1 under stationarity."""
+        return self.block_states[0].log_evidence
+
+    @property
+    def num_nonfinite(self):
+        """Weights that were NaN or +inf, plus times without a possible particle, so far."""
+        return self.block_states[0].num_nonfinite
+
+    @property
+    def interweave_accept_prob(self):
+        """Acceptance of the last innovations move; 0 where none is made."""
+        return jnp.zeros_like(self.particle_ess) if self.interweave is None else self.interweave.accept_prob
+
+    @property
+    def potential_energy(self):
+        """Of the inner HMC kernel."""
+        return self.block_states[1].potential_energy
+
+    @property
+    def accept_prob(self):
+        """Of the inner HMC kernel."""
+        return self.block_states[1].accept_prob
+
+    @property
+    def num_steps(self):
+        """Leapfrog steps of the inner HMC kernel."""
+        return self.block_states[1].num_steps
+
+    @property
+    def adapt_state(self):
+        """Of the inner HMC kernel."""
+        return self.block_states[1].adapt_state
+
+    @property
+    def diverging(self):
+        """Of the inner HMC kernel."""
+        return self.block_states[1].diverging
+
+    @property
+    def energy(self):
+        """Of the inner HMC kernel."""
+        return self.block_states[1].energy
+
+
+class PPG(Gibbs):
+    """Particle Gibbs for state-space models written in NumPyro: drop-in for `NUTS(model)`.
+
+    The model holds its path in one `numpyro.contrib.control_flow.scan`, or in one `StateSpace` site
+    with `emission`s. The draws are exact for every `num_particles` >= 2, for continuous, discrete
+    and mixed paths (see the first lines of this module for the three moves of a draw).
+
+    Args:
+        model: the NumPyro model, unchanged.
+        num_particles: N. 8 to 64 for states of one or two dimensions; raise it until every time is
+            renewed in half of the sweeps (`diagnose`, `plot_update_rate`), lower it if all of them
+            are in nine of ten: a sweep costs O(N).
+        inner_kernel: for the parameters. None: `NUTS(model, max_tree_depth=3)`; or a class or factory
+            called with the model; or an instance on the same model. It must implement `refresh`.
+        sites: names of the path sites; None: found by dataflow.
+        init_sites: sites outside the scan that start the path; None: found by dataflow.
+        path_move: "backward" (exact O(N) backward sampling) or "trace" (the genealogy).
+        interweave: "joint" makes the innovations move after every sweep; None leaves it out; "auto"
+            makes it where every continuous latent is location-scale given the carry.
+        interweave_steps: leapfrog steps of that move.
+
+    Raises:
+        ValueError, TypeError: for arguments that cannot be meant, at once; for a model that has no
+            path, or one that particles cannot follow, when sampling starts. Both name the site.
+        RuntimeError: if no particle can explain the data at the first parameters.
+
+    Example:
+        >>> from emberwalk.infer import PPG
+        >>> from emberwalk.models import stochastic_volatility
+        >>> kernel = PPG(stochastic_volatility, num_particles=8)
+        >>> mcmc = MCMC(kernel, num_warmup=5, num_samples=5, progress_bar=False)
+        >>> mcmc.run(random.key(0), jnp.array([0.1, -0.4, 0.3, 1.2]))
+        >>> mcmc.get_samples()["h"].shape
+        (5, 4)
+    """
+
+    _state_cls = PPGState
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        num_particles: int = 32,
+        *,
+        inner_kernel: MCMCKernel | Callable[[Callable], MCMCKernel] | None = None,
+        sites: Sequence[str] | None = None,
+        init_sites: Sequence[str] | None = None,
+        path_move: PathMove = "backward",
+        interweave: str | None = "auto",
+        interweave_steps: int = 32,
+    ):
+        if interweave not in _INTERWEAVE:
+            raise ValueError(f"interweave must be one of {_INTERWEAVE}, got {interweave!r}.")
+        if (
+            isinstance(interweave_steps, bool)
+            or not isinstance(interweave_steps, int)
+            or interweave_steps < 1
+        ):
+            raise ValueError(
+                f"interweave_steps must be a whole number of at least 1, got {interweave_steps!r}."
+            )
+        block = ParticleGibbs(model, num_particles, sites=sites, init_sites=init_sites, path_move=path_move)
+        inner = _inner_kernel(inner_kernel, model)
+        super().__init__([(block, _found_at_init), (inner, None)])
+        _, self._plain_inner = self._kernels  # type: ignore[has-type]
+        self.interweave = interweave
+        self.interweave_steps = interweave_steps
+        self._joint = False
+        self._num_warmup = 0
+        self._has_param = False
+        self._start: Start | None = None
+
+    @property
+    def path_block(self) -> ParticleGibbs:
+        """The block of the path."""
+        return self._kernels[0]
+
+    @property
+    def default_fields(self) -> tuple[str, ...]:
+        """What `MCMC` collects: all scalars of the state."""
+        hmc = _HMC_FIELDS if isinstance(self._plain_inner, HMC) else ()
+        joint = ("interweave_accept_prob",) if self.interweave is not None else ()
+        return ("z", *SCALAR_FIELDS, *joint, *hmc)
+
+    def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
+        """First state of a chain, or of vectorized chains where `rng_key` is a batch of keys."""
+        self._num_warmup = num_warmup
+        model_kwargs = dict(model_kwargs or {})
+        arguments = (num_warmup, model_args, model_kwargs)
+        axes = chain_axes(PPGState, ("i",))
+        if self._start is None or not self._start.is_for(arguments):
+            self._read_model(OuterModel(conditioned(self._model), model_args, model_kwargs))
+            self._start = Start(self._init_one, axes, arguments)
+        state = self._start(rng_key, init_params, model_kwargs)
+        inner = self._kernels[1]
+        if holds_tracers(inner) or not isinstance(inner, HMC | ModelKernel) or self._has_param:
+            # what the inner kernel noted in that trace must not outlive it
+            self._init_one(*first_chain(rng_key, init_params), model_args, model_kwargs)
+        self._sample_fn = vectorized(self._sample_one, axes, rng_key)
+        again = partial(self._init_one, model_args=model_args, model_kwargs=model_kwargs)
+        return start_again(
+            state, self.path_block.failed(state.block_states[0]), again, rng_key, init_params, ("i",)
+        )
+
+    def _init_one(self, rng_key, init_params, model_args, model_kwargs) -> PPGState:
+        """First state of one chain; the path comes from an unconditional filter unless it is given."""
+        parameters, path = self._split_given(init_params, model_args, model_kwargs)
+        key_first, key_chain = random.split(rng_key)
+        state = super().init(key_first, self._num_warmup, parameters, model_args, model_kwargs)
+        block, inner = state.block_states
+        if path:
+            block = block._replace(
+                z={name: jnp.asarray(path.get(name, z), z.dtype) for name, z in block.z.items()}
+            )
+            inner = self._kernels[1].refresh(inner, model_args, with_conditioning(model_kwargs, block.z))
+        self._joint = self._wants_joint(inner)
+        interweaving = None
+        if self._joint:
+            adaptation = self._innovations().init(inner.z)
+            interweaving = Interweaving(adaptation, jnp.zeros_like(adaptation.step_size))
+        z = self._merge_z((block, inner))
+        return PPGState(z, (block, inner), key_chain, jnp.zeros((), jnp.int32), interweaving)
+
+    def _sample_one(self, state, model_args, model_kwargs) -> PPGState:
+        """The moves of one draw. Every key comes from the outer one, which `Gibbs` never hands to its blocks:
+        continued from a state with a new key, they would repeat themselves. Its own sweep is not used either:
+        it refreshes under `cond`, which compiles, and under vmap runs, what is done here once.
+        """
+        model_kwargs = dict(model_kwargs or {})
+        rng_key, key_path, key_inner, key_joint = random.split(state.rng_key, 4)
+        (path_block, inner_kernel), (block, inner) = self._kernels, state.block_states
+        constrained = inner_kernel.get_constrain_fn(model_args, model_kwargs)(inner.z)
+        parameters = {name: constrained[name] for name in self._sites[1]}
+        block = block._replace(rng_key=key_path)
+        block = path_block.sample(block, model_args, with_conditioning(model_kwargs, parameters))
+        given_path = with_conditioning(model_kwargs, block.z)
+        inner = inner_kernel.refresh(inner._replace(rng_key=key_inner), model_args, given_path)
+        inner = inner_kernel.sample(inner, model_args, given_path)
+        state = state._replace(block_states=(block, inner))
+        if self._joint:
+            state = self._interweave(key_joint, state, model_args, model_kwargs)
+        return state._replace(z=self._merge_z(state.block_states), rng_key=rng_key, i=state.i + 1)
+
+    def _interweave(self, key: Array, state: PPGState, model_args, model_kwargs) -> PPGState:
+        """Move 3; it writes the path and the parameters into their blocks. The gradient that the inner kernel
+        keeps is of the parameters before it: every draw begins with a refresh.
+        """
+        assert state.interweave is not None
+        block, inner = state.block_states
+        moved = interweave(
+            key,
+            self._innovations(),
+            state.interweave.adaptation,
+            self.path_block.path,
+            OuterModel(conditioned(self._model), model_args, model_kwargs),
+            inner.z,
+            block.z,
+        )
+        block = block._replace(z=moved.path)
+        inner = inner._replace(z=moved.theta, potential_energy=moved.potential_energy)
+        interweaving = Interweaving(moved.state, moved.accept_prob)
+        return state._replace(block_states=(block, inner), interweave=interweaving)
+
+    def _innovations(self):
+        return innovations_hmc(self._num_warmup, num_steps=self.interweave_steps)
+
+    def _read_model(self, outer: OuterModel) -> None:
+        """Find the path, name the blocks' sites, and give the inner kernel the time-parallel density."""
+        block = self.path_block
+        model = find_path_model(outer, init_sites=block.init_sites, sites=block.sites)
+        block._given_path = model
+        self._specs = (model.sites, None)
+        self._has_param = outer.has_param()
+        inner = self._plain_inner
+        if isinstance(model, ScanModel) and model.order == 1:
+            wrapper = partial(TimeParallel, latents=model.time_sites, stochastic=model.stochastic)
+            inner = inner.wrap_model(wrapper)
+        self._kernels = (block, inner)
+        if self.interweave == "joint" and model.without_noise:
+            site, law = model.without_noise[0]
+            raise ValueError(
+                f'interweave="joint" needs latents with a location and a scale, but {site!r} is {law}. '
+                f"Allowed are {allowed_classes()}. Use interweave=None."
+            )
+
+    def _wants_joint(self, inner_state: Any) -> bool:
+        """Whether the innovations move is made; said once at INFO where "auto" leaves it out."""
+        model = self.path_block.path
+        reason = None
+        if model.without_noise:
+            reason = f"site {model.without_noise[0][0]!r} is {model.without_noise[0][1]}, not location-scale"
+        elif not isinstance(self._plain_inner, HMC | ModelKernel):
+            reason = f"{type(self._plain_inner).__name__} does not hold unconstrained parameters"
+        elif not inner_state.z:
+            reason = "the model has no parameters"
+        elif not model.has_continuous:
+            reason = "the path is discrete"
+        if self.interweave == "joint" and reason is not None:
+            raise ValueError(f'interweave="joint" cannot be had: {reason}. Use interweave=None.')
+        if self.interweave == "auto" and reason is not None:
+            _log.info("PPG makes no innovations move: %s.", reason)
+        return self.interweave is not None and reason is None
+
+    def _split_given(self, init_params, model_args, model_kwargs) -> tuple[SiteValues | None, SiteValues]:
+        """`init_params` as those of the inner kernel, unconstrained, and those of the path."""
+        if not init_params:
+            return None, {}
+        model = self.path_block._given_path or self.path_block.path
+        path = {name: value for name, value in init_params.items() if name in model.sites}
+        parameters = {name: value for name, value in init_params.items() if name not in model.sites}
+        if GIBBS_SITES_KWARG in model_kwargs:  # an enclosing Gibbs hands its blocks constrained prototypes
+            sites = (
+                OuterModel(conditioned(self._model), model_args, model_kwargs)
+                .run(assign_from(init_params))
+                .sites
+            )
+            parameters = {n: biject_to(sites[n]["fn"].support)._inverse(v) for n, v in parameters.items()}
+            path = {}
+        return parameters or None, path
+
+    def postprocess_fn(self, model_args, model_kwargs):
+        """Constrained values, and deterministic sites. The model is run without its scan, or with the scan mapped
+        over time where a deterministic site needs it: stock `Gibbs` scans all the data again at every draw.
+        """
+        if not self._sites:
+            return identity
+        constrain = self.get_constrain_fn(model_args, model_kwargs)
+        if not self._has_deterministic:
+            return constrain
+        model = conditioned(self._model)
+        kwargs = dict(model_kwargs or {})
+
+        def with_deterministic(z: SiteValues) -> SiteValues:
+            values = constrain(z)
+            sites = self._replay(model, values, model_args, kwargs)
+            found = {name: site["value"] for name, site in sites.items() if site["type"] == "deterministic"}
+            return {**values, **found}
+
+        return with_deterministic
+
+    def _replay(self, model: Callable, values: SiteValues, model_args, model_kwargs) -> dict[str, Any]:
+        path = self.path_block.path
+        if not (isinstance(path, ScanModel) and path.replay):
+            return OuterModel(model, model_args, model_kwargs).run(assign_from(values)).sites
+        given = handlers.substitute(handlers.seed(model, random.key(0)), data=values)
+        if path.order == 1:
+            given = TimeParallel(given, latents=path.time_sites, stochastic=path.stochastic)
+        return handlers.trace(given).get_trace(*model_args, **model_kwargs)
+
+    def wrap_model(self, wrapper):
+        """A copy on `wrapper(model)`."""
+        wrapped = copy.copy(self)
+        wrapped._model = wrapper(self._model)
+        wrapped._plain_inner = self._plain_inner.wrap_model(wrapper)
+        wrapped._kernels = (self.path_block.wrap_model(wrapper), wrapped._plain_inner)
+        wrapped._specs = (_found_at_init, None)
+        wrapped._sites, wrapped._sample_fn, wrapped._start = (), None, None
+        return wrapped
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_start": None}
+
+    def get_diagnostics_str(self, state) -> str:
+        """For the progress bar."""
+        text = super().get_diagnostics_str(state)
+        return (
+            text
+            if state.interweave is None
+            else f"{text} | joint acc. prob={state.interweave_accept_prob:.2f}"
+        )
+
+    def warnings(self, mcmc) -> list[str]:
+        """Sentences for `diagnose`, each with its number and the way out."""
+        return path_warnings(self.path_block, mcmc.last_state.block_states[0])
+
+    def groups(self, mcmc) -> dict[str, Any]:
+        """Group `path_diagnostics` of `to_datatree`: update rate and particle ESS by time."""
+        return path_groups(self.path_block, mcmc.last_state.block_states[0])
+
+    def dims(self, mcmc) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """The time axis of the path sites."""
+        return path_dims(self.path_block.path)
+
+
+def _found_at_init(trace):
+    """Stands for the sites of the path until `PPG.init` has found them."""
+    raise AssertionError("PPG names the sites of its blocks before Gibbs asks for them.")
+
+
+def _inner_kernel(inner: Any, model: Callable) -> MCMCKernel:
+    """The kernel of the parameters: the default, a factory's, or the one given, checked."""
+    if inner is None:
+        return NUTS(model, max_tree_depth=3)
+    kernel = inner if isinstance(inner, MCMCKernel) else inner(model) if callable(inner) else None
+    if not isinstance(kernel, MCMCKernel):
+        raise TypeError(
+            f"inner_kernel must be a kernel, or a class or function that makes one, got {inner!r}."
+        )
+    name = type(kernel).__name__
+    if type(kernel).refresh is MCMCKernel.refresh:
+        raise ValueError(
+            f"inner_kernel {name} does not implement refresh, so that it cannot follow the path. Use NUTS."
+        )
+    if getattr(kernel, "model", None) is not model:
+        raise ValueError(f"inner_kernel {name} is on another model than PPG. Build it on the same function.")
+    if getattr(kernel, "_find_heuristic_step_size", False):
+        raise ValueError(
+            f"inner_kernel {name} has find_heuristic_step_size=True, which is bound to the first path it is "
+            "conditioned on. Leave it False and let warm-up find the step size."
+        )
+    return kernel

@@ -1,0 +1,44 @@
+"""Sequential Monte Carlo on one state-space model: filter, conditional filter, path, noise.
+
+A model is an `SSM`: functions of one particle (`types.py`). The files take a particle Gibbs step
+apart, each of them usable alone:
+
+    resampling.py      log-weights -> ancestors
+    forward.py         a stage, and the stages in a row, with or without a reference particle
+    backward.py        a path out of the stored clouds
+    particle_filter.py forward alone, O(N) memory: the evidence
+    conditional.py     forward with a reference, then a path: the invariant kernel
+    particle_gibbs.py  that kernel as `init` and `step`
+    innovations.py     HMC on parameters and standardised noise together, the path made of both
+
+Everything is written for one chain and may be vmapped over chains.
+"""
+
+from .conditional import PathMove, SweepResult, conditional_sweep, unconditional_sweep
+from .innovations import InnovationsState, from_noise, innovations_hmc, to_noise
+from .particle_filter import FilterResult, particle_filter
+from .particle_gibbs import ParticleGibbsKernel, PathInfo, PathState, particle_gibbs
+from .resampling import inverse_cdf
+from .types import SSM, Cloud, Evaluation, Path
+
+__all__ = [
+    "SSM",
+    "Cloud",
+    "Evaluation",
+    "FilterResult",
+    "InnovationsState",
+    "ParticleGibbsKernel",
+    "Path",
+    "PathInfo",
+    "PathMove",
+    "PathState",
+    "SweepResult",
+    "conditional_sweep",
+    "from_noise",
+    "innovations_hmc",
+    "inverse_cdf",
+    "particle_filter",
+    "particle_gibbs",
+    "to_noise",
+    "unconditional_sweep",
+]

@@ -1,0 +1,114 @@
+"""The conditional particle filter and the path drawn from it: the kernel of particle Gibbs.
+
+    (clouds of stages 0, ..., T) ~ filter with x* in slot 0     (`forward.py`)
+    x'_{0:T} ~ path out of the clouds                          (`backward.py`)                  (1)
+
+x* -> x' leaves the smoothing law p(x_{0:T} | y) invariant for every N >= 2: Andrieu, Doucet and
+Holenstein (2010), theorem 5; with backward sampling, Whiteley (2010). Without the reference the
+path is only approximately a draw of that law: a start, not a kernel.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from .backward import sample_path, trace_path
+from .forward import forward_sweep
+from .types import SSM, Path
+
+type PathMove = Literal["backward", "trace"]
+PATH_MOVES = ("backward", "trace")
+
+
+class SweepResult(NamedTuple):
+    """One sweep.
+
+    Attributes:
+        path: the new x_{0:T}; the reference itself if some stage had no possible particle.
+        indices: b_0, ..., b_T, 0 where the reference particle was kept.
+        from_ancestor: whether b_s is the ancestor of b_{s+1} (see `backward.Choice`).
+        ess: 1 / sum W^2 of stages 0, ..., T, each in [1, N].
+        log_evidence: sum_t log mean_i w_t^i. Of a conditional sweep under stationarity
+            E[Z / Zhat] = 1, so that it lies about half its variance above log Z; of an
+            unconditional one E[Zhat] = Z, and it lies as much below.
+        num_nonfinite: weights that were NaN or +inf, plus stages without a possible particle.
+        impossible: whether a stage had no possible particle, stages 0, ..., T.
+    """
+
+    path: Path
+    indices: Int[Array, "T+1"]
+    from_ancestor: Bool[Array, "T"]
+    ess: Float[Array, "T+1"]
+    log_evidence: Float[Array, ""]
+    num_nonfinite: Int[Array, ""]
+    impossible: Bool[Array, "T+1"]
+
+
+def conditional_sweep(
+    key: Key[Array, ""],
+    ssm: SSM,
+    path: Path,
+    num_particles: int,
+    *,
+    path_move: PathMove = "backward",
+) -> SweepResult:
+    """One conditional sweep, equation (1): the path move of particle Gibbs.
+
+    Args:
+        key: of everything drawn here.
+        ssm: the model, its parameters closed over.
+        path: the reference x*_{0:T}, possible under the model.
+        num_particles: N >= 2, the reference included.
+        path_move: "backward" draws the path by backward sampling; "trace" follows the genealogy,
+            for models whose order is None.
+
+    Example:
+        >>> from emberwalk.kernels.smc import conditional_sweep, unconditional_sweep
+        >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
+        >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
+        >>> start = unconditional_sweep(random.key(0), ssm, 16).path
+        >>> conditional_sweep(random.key(1), ssm, start, 16).path.latents.shape
+        (2,)
+    """
+    result = _sweep(key, ssm, path, num_particles, path_move)
+    # no possible particle at some stage: the clouds mean nothing, and the chain stays where it is
+    stuck = result.impossible.any()
+    path = jax.tree.map(lambda new, old: jnp.where(stuck, old, new), result.path, path)
+    return result._replace(path=path, indices=jnp.where(stuck, 0, result.indices))
+
+
+def unconditional_sweep(
+    key: Key[Array, ""], ssm: SSM, num_particles: int, *, path_move: PathMove = "backward"
+) -> SweepResult:
+    """A bootstrap filter and a path from its clouds: where a chain may start.
+
+    Arguments and result as for `conditional_sweep`, without the reference; an index of 0 means
+    nothing here. If `impossible` is true anywhere, the path is not possible either.
+
+    Example:
+        >>> from emberwalk.kernels.smc import unconditional_sweep
+        >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
+        >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
+        >>> bool(unconditional_sweep(random.key(0), ssm, 16).impossible.any())
+        False
+    """
+    return _sweep(key, ssm, None, num_particles, path_move)
+
+
+def _sweep(key, ssm: SSM, path: Path | None, num: int, path_move: PathMove) -> SweepResult:
+    key_forward, key_path = random.split(key)
+    history, stats = forward_sweep(key_forward, ssm, num, path)
+    backward = path_move == "backward"
+    choice = sample_path(key_path, ssm, history) if backward else trace_path(key_path, history)
+    return SweepResult(
+        path=choice.path,
+        indices=choice.indices,
+        from_ancestor=choice.from_ancestor,
+        ess=stats.ess,
+        log_evidence=stats.log_mean_weight.sum(),
+        num_nonfinite=stats.num_nonfinite.sum(dtype=jnp.int32) + choice.num_nonfinite,
+        impossible=stats.impossible,
+    )

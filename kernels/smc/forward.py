@@ -1,0 +1,133 @@
+"""One stage of a particle filter, with or without a reference particle, and the stages in a row.
+
+    A_t^i ~ W_{t-1} iid;   x_t^i ~ m_t(. | c_{t-1}^{A^i});   w_t^i = g_t(c_{t-1}^{A^i}, x_t^i)   (1)
+
+Gordon, Salmond and Smith (1993). Given a reference path x*, slot 0 is kept for it: A_t^0 = 0 and
+x_t^0 = x*_t (Andrieu, Doucet and Holenstein 2010). Resampling happens at every stage: done only
+when the effective sample size is low, the conditional filter would be biased. The keys of stage t
+are `fold_in(key, t)`, so that a stage can be made again.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from .resampling import effective_sample_size, inverse_cdf, relative_weights, safe_log_weights
+from .types import SSM, Carry, Cloud, Latents, Path, propose, take
+
+
+class StageStats(NamedTuple):
+    """What is kept of the weights of a stage.
+
+    Attributes:
+        log_mean_weight: log of the mean weight, -inf if none is positive.
+        ess: 1 / sum W^2, between 1 and N; 0 if no weight is positive.
+        num_nonfinite: weights that were NaN or +inf, plus 1 if no particle is possible.
+        impossible: whether no particle is possible.
+    """
+
+    log_mean_weight: Float[Array, ""]
+    ess: Float[Array, ""]
+    num_nonfinite: Int[Array, ""]
+    impossible: Bool[Array, ""]
+
+
+class History(NamedTuple):
+    """What a sweep stores for the path that is drawn afterwards.
+
+    Attributes:
+        initial: x_0^i, leading axis N.
+        carries: c_t^i of stages 0, ..., T - 1, leading axes (T, N).
+        log_weights: of the same stages.
+        latents: x_t^i of stages 1, ..., T, leading axes (T, N).
+        ancestors: A_t^i of the same stages.
+        last: the cloud of stage T.
+    """
+
+    initial: Latents
+    carries: Carry
+    log_weights: Float[Array, "T N"]
+    latents: Latents
+    ancestors: Int[Array, "T N"]
+    last: Cloud
+
+
+def first_stage(
+    key: Key[Array, ""], ssm: SSM, num: int, reference: Latents | None
+) -> tuple[Cloud, StageStats]:
+    """Stage 0: x_0^i ~ chi, w_0^i = g_0; slot 0 holds the reference if there is one."""
+    latents = jax.vmap(ssm.init)(random.split(key, num))
+    if reference is not None:
+        latents = jax.tree.map(lambda leaf, value: leaf.at[0].set(value), latents, reference)
+    in_slots = None if not jax.tree.leaves(latents) else 0
+    carry = jax.vmap(ssm.init_carry, in_axes=(in_slots,), axis_size=num)(latents)
+    log_weights, stats = _stage_stats(jax.vmap(ssm.init_loglik, in_axes=(in_slots,), axis_size=num)(latents))
+    return Cloud(latents, carry, log_weights), stats
+
+
+def next_stage(
+    key: Key[Array, ""], ssm: SSM, cloud: Cloud, t: Int[Array, ""], reference: Latents | None
+) -> tuple[Cloud, Int[Array, "N"], StageStats]:
+    """Stage t from the cloud of stage t - 1: equation (1). Returns the ancestors too."""
+    num = cloud.log_weights.shape[0]
+    key_resample, key_propose = random.split(key)
+    slots = jnp.arange(num)
+    is_reference = (slots == 0) if reference is not None else jnp.zeros(num, bool)
+    ancestors = inverse_cdf(key_resample, cloud.log_weights, num)
+    ancestors = jnp.where(is_reference, 0, ancestors)
+    if reference is None:
+        reference = empty_latents(ssm, cloud.carry)
+    latents, factors = jax.vmap(propose(ssm), in_axes=(0, 0, None, 0, None))(
+        random.split(key_propose, num), take(cloud.carry, ancestors), t, is_reference, reference
+    )
+    log_weights, stats = _stage_stats(factors.log_likelihood)
+    return Cloud(latents, factors.carry, log_weights), ancestors, stats
+
+
+def forward_sweep(key: Key[Array, ""], ssm: SSM, num: int, path: Path | None) -> tuple[History, StageStats]:
+    """All stages; with a `path`, conditional on it. Statistics of stages 0, ..., T, leading axis T + 1."""
+    cloud, first_stats = first_stage(random.fold_in(key, 0), ssm, num, None if path is None else path.initial)
+    initial = cloud.latents
+    cloud = with_stage_latents(ssm, cloud)
+
+    def step(cloud: Cloud, stage: tuple[Int[Array, ""], PyTree[Array]]):
+        t, reference = stage
+        after, ancestors, stats = next_stage(random.fold_in(key, t), ssm, cloud, t, reference)
+        return after, (cloud.carry, cloud.log_weights, after.latents, ancestors, stats)
+
+    times = jnp.arange(1, ssm.length + 1)
+    last, stored = lax.scan(step, cloud, (times, None if path is None else path.latents))
+    carries, log_weights, latents, ancestors, stats = stored
+    stats = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first_stats, stats)
+    return History(initial, carries, log_weights, latents, ancestors, last), stats
+
+
+def empty_latents(ssm: SSM, carry: Carry) -> Latents:
+    """Zeros of the shape of one x_t; `carry` is that of a cloud."""
+    shapes = jax.eval_shape(ssm.sample, random.key(0), take(carry, 0), jnp.array(1))
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def with_stage_latents(ssm: SSM, cloud: Cloud) -> Cloud:
+    """The cloud of stage 0 in the shape of a later one: x_0 may be another pytree than x_t."""
+    num = cloud.log_weights.shape[0]
+    one = empty_latents(ssm, cloud.carry)
+    return cloud._replace(latents=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *leaf.shape)), one))
+
+
+def _stage_stats(log_weights: Float[Array, "N"]) -> tuple[Float[Array, "N"], StageStats]:
+    """The log-weights made safe, and what is kept of them."""
+    log_weights, num_bad = safe_log_weights(log_weights)
+    weights, largest = relative_weights(log_weights)
+    impossible = ~jnp.any(weights > 0)
+    log_mean = jnp.log(jnp.where(impossible, 1.0, weights.mean())) + largest
+    stats = StageStats(
+        jnp.where(impossible, -jnp.inf, log_mean),
+        effective_sample_size(weights),
+        num_bad + impossible,
+        impossible,
+    )
+    return log_weights, stats

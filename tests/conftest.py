@@ -1,0 +1,36 @@
+"""Settings and fixtures that every test shares."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# Compilation is most of what the tests cost: programs are kept between runs, and between the
+# workers of one run, however small they are.
+jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """The test runs in float64; take it first, before a fixture that makes arrays."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Folder of the data that may not be shipped; the test says in its own skip which and from where."""
+    folder = os.environ.get("EMBERWALK_DATA")
+    if not folder:
+        pytest.skip("EMBERWALK_DATA is not set: it names the folder of the data that may not be shipped.")
+    if not Path(folder).is_dir():
+        pytest.fail(f"EMBERWALK_DATA is set to {folder!r}, which is no folder.")
+    return Path(folder)

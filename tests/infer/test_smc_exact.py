@@ -1,0 +1,261 @@
+"""Whole kernels on models with exact answers: the path, the parameters, and both front-ends.
+
+Chains are independent, and so are their means; z-scores are between chains.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from numpy.typing import NDArray
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.infer import HMC, NUTS, Gibbs
+
+from emberwalk.infer import PPG, ParticleGibbs
+from emberwalk.infer.smc import interweave as interweave_module
+from emberwalk.infer.smc import ppg as ppg_module
+from emberwalk.infer.smc.scan_model import ScanModel
+from emberwalk.kernels.smc import particle_filter
+from emberwalk.models import StateSpace, emission, linear_gaussian, linear_gaussian_scan
+from tests.infer.smc_lowering import at, find
+from tests.kernels.smc_models import HMM_TRANSITIONS, HMM_Y, autoregression, hidden_markov
+from tests.smc_data import linear_gaussian_data
+from tests.statistics import assert_caught, assert_exact, mcse, moments, replicas, z_scores
+
+THETA = ("phi", "sx")
+
+
+def chain_means(
+    kernel, collect: Callable, num_chains: int, num_warmup: int, num_sweeps: int, *args, seed: int = 0
+) -> NDArray[np.float64]:
+    """Means over the sweeps after warm-up of what `collect(state)` gives, one row a chain."""
+    state = kernel.init(random.split(random.key(seed), num_chains), num_warmup, None, args, {})
+
+    def sweep(state, _):
+        state = kernel.sample(state, args, {})
+        return state, collect(state)
+
+    _, seen = jax.jit(lambda state: jax.lax.scan(sweep, state, None, num_warmup + num_sweeps))(state)
+    return np.asarray(seen[num_warmup:], np.float64).mean(0)
+
+
+def path_moments(sites: tuple[str, ...]) -> Callable:
+    """First and second moments of the path, its sites one after another."""
+
+    def collect(state):
+        x = jnp.concatenate([jnp.atleast_2d(state.z[name].T).T for name in sites], axis=1)
+        return jax.vmap(moments)(x.astype(jnp.float32))
+
+    return collect
+
+
+def hmm_scan(y):
+    transitions = jnp.asarray(HMM_TRANSITIONS, jnp.float32)
+
+    def step(x, y_t):
+        x = numpyro.sample("x", dist.Categorical(transitions[x]))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)
+        return x, None
+
+    scan(step, 0, y)
+
+
+def hmm_states(y):
+    transitions = jnp.asarray(HMM_TRANSITIONS, jnp.float32)
+    law = StateSpace(dist.Categorical(transitions[0]), lambda prev, t: dist.Categorical(transitions[prev]), 5)
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), numpyro.sample("x", law)), obs=y)
+
+
+@pytest.mark.parametrize("model", [hmm_scan, hmm_states])
+def test_smc_hidden_markov_chain_is_that_of_forward_backward(model):
+    _, paths, log_joint = hidden_markov()
+    joint = np.exp(log_joint)
+    assert np.log(joint.sum()) == pytest.approx(-5.1799, abs=5e-5)
+    y = jnp.asarray(HMM_Y, jnp.float32)
+    exact = joint @ np.asarray(jax.vmap(moments)(jnp.asarray(paths))) / joint.sum()
+    assert_exact(z_scores(chain_means(ParticleGibbs(model, 4), path_moments(("x",)), 2000, 10, 20, y), exact))
+    found = find(model, y)
+    outer, _ = at(model, (y,), found, {"x": jnp.zeros(5, jnp.int32)})
+    evidence = replicas(
+        lambda key: particle_filter(key, found.ssm(outer), 8).log_evidence, random.key(1), 4000
+    )
+    assert_exact(z_scores(np.exp(evidence), joint.sum()))
+
+
+GAPS_Y = linear_gaussian_data(20)[:10]
+SEEN = np.arange(10) % 5 != 4
+
+
+def gaps_scan(y):
+    x0 = numpyro.sample("x0", dist.Normal(0.0, 1 / np.sqrt(0.19)))
+    numpyro.sample("y0", dist.Normal(x0, 1.0), obs=y[0])
+
+    def step(x, y_t):
+        x = numpyro.sample("x", dist.Normal(0.9 * x, 1.0))
+        with handlers.mask(mask=~jnp.isnan(y_t)):
+            numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)
+        return x, None
+
+    scan(step, x0, y[1:])
+
+
+def gaps_states(y):
+    start = dist.Normal(0.0, 1 / np.sqrt(0.19))
+    x = numpyro.sample("x", StateSpace(start, lambda prev, t: dist.Normal(0.9 * prev, 1.0), y.shape[0]))
+    with handlers.mask(mask=~jnp.isnan(y)):
+        numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
+
+
+@pytest.mark.parametrize(("model", "sites"), [(gaps_scan, ("x0", "x")), (gaps_states, ("x",))])
+def test_smc_every_fifth_observation_masked_is_a_kalman_smoother_with_gaps(model, sites):
+    y = jnp.asarray(np.where(SEEN, GAPS_Y, np.nan), jnp.float32)
+    exact = autoregression(GAPS_Y, seen=SEEN).exact_moments()
+    seen = chain_means(ParticleGibbs(model, 8), path_moments(sites), 2000, 15, 15, y)
+    assert_exact(z_scores(seen, exact))
+    # the test sees the gaps: the smoother of all ten observations is another
+    assert_caught(z_scores(seen, autoregression(GAPS_Y).exact_moments()))
+
+
+@lru_cache
+def exact_theta(length: int) -> NDArray[np.float64]:
+    """E of phi, sx, phi^2, phi sx, sx^2 given y, by a grid over the Kalman likelihood in float64."""
+    y = linear_gaussian_data(length)
+    phi, sx = np.meshgrid((np.arange(800) + 0.5) / 400 - 1, (np.arange(800) + 0.5) / 160, indexing="ij")
+    mean, variance = np.zeros_like(phi), sx**2 / (1 - phi**2)
+    log_density = -0.5 * sx**2  # the prior of sx; that of phi is flat
+    for y_t in y:
+        of_y = variance + 1
+        log_density += -0.5 * (np.log(of_y) + (y_t - mean) ** 2 / of_y)
+        mean = mean + variance / of_y * (y_t - mean)
+        mean, variance = phi * mean, phi**2 * variance / of_y + sx**2
+    weights = np.exp(log_density - log_density.max())
+    weights /= weights.sum()
+    return np.array([np.sum(weights * f) for f in (phi, sx, phi**2, phi * sx, sx**2)])
+
+
+def mean_and_sd(exact: NDArray) -> list[float]:
+    return [exact[0], np.sqrt(exact[2] - exact[0] ** 2), exact[1], np.sqrt(exact[4] - exact[1] ** 2)]
+
+
+def test_smc_grid_of_the_theta_posterior_is_the_known_one():
+    np.testing.assert_allclose(mean_and_sd(exact_theta(20)), [0.84435, 0.09853, 0.93837, 0.24904], atol=5e-5)
+    np.testing.assert_allclose(mean_and_sd(exact_theta(100)), [0.89215, 0.04706, 0.97839, 0.14471], atol=5e-5)
+
+
+def theta_moments(state):
+    """First and second moments of (phi, sx); the state holds them unconstrained."""
+    unconstrained = {name: state.z[name] for name in THETA}
+    phi, sx = 2 * jax.nn.sigmoid(unconstrained["phi"]) - 1, jnp.exp(unconstrained["sx"])
+    return jax.vmap(moments)(jnp.stack([phi, sx], axis=1))
+
+
+def data(length: int) -> jax.Array:
+    return jnp.asarray(linear_gaussian_data(length), jnp.float32)
+
+
+@lru_cache
+def without_interweaving() -> NDArray[np.float64]:
+    """Chain means of the moments of theta, path and NUTS in turn, the scan front-end."""
+    kernel = PPG(linear_gaussian_scan, 10, interweave=None)
+    return chain_means(kernel, theta_moments, 1000, 80, 80, data(20))
+
+
+def test_smc_theta_posterior_without_interweaving():
+    assert_exact(z_scores(without_interweaving(), exact_theta(20)))
+
+
+def test_smc_theta_posterior_of_two_blocks_of_gibbs_is_that_of_ppg():
+    kernel = Gibbs([
+        (ParticleGibbs(linear_gaussian, 16), ["x"]),
+        (NUTS(linear_gaussian, max_tree_depth=3), None),
+    ])  # fmt: skip
+    blocks, ppg = chain_means(kernel, theta_moments, 400, 80, 80, data(20)), without_interweaving()
+    assert_exact(z_scores(blocks, exact_theta(20)))
+    assert_exact((blocks.mean(0) - ppg.mean(0)) / np.hypot(mcse(blocks), mcse(ppg)))
+
+
+def test_smc_three_blocks_of_gibbs_run():
+    kernel = Gibbs([
+        (ParticleGibbs(linear_gaussian, 4), ["x"]),
+        (HMC(linear_gaussian, num_steps=2, trajectory_length=None), ["phi"]),
+        (HMC(linear_gaussian, num_steps=2, trajectory_length=None), ["sx"]),
+    ])  # fmt: skip
+    y = data(20)[:4]
+    state = kernel.init(random.key(0), 0, None, (y,), {})
+    step = jax.jit(lambda state: kernel.sample(state, (y,), {}))
+    after = step(step(state))
+    for name in ("x", "phi", "sx"):
+        assert np.all(np.isfinite(after.z[name]))
+        assert np.any(after.z[name] != state.z[name])
+
+
+class Planted:
+    """PPG with bugs that an argument of the compiled program switches on, so that all of them compile once."""
+
+    BUGS = (
+        "x not recomputed after the innovations move",
+        "density keeping -T log sx",
+        "init_loglik left out",
+    )
+
+    def __init__(self, monkeypatch, num_chains: int):
+        self.bug = jnp.array(-1)
+        self.num_chains = num_chains
+        plant = partial(monkeypatch.setattr)
+        plant(ppg_module, "interweave", self._stale(ppg_module.interweave))
+        plant(interweave_module, "from_noise", self._without_log_scale(interweave_module.from_noise))
+        plant(ScanModel, "ssm", self._without_init_loglik(ScanModel.ssm))
+        self.kernel = PPG(linear_gaussian_scan, 10, interweave="joint", interweave_steps=16)
+        self.y = data(20)
+        self.init = jax.jit(lambda keys: self.kernel.init(keys, 80, None, (self.y,), {}))
+        self.program = jax.jit(self._run)
+
+    def _stale(self, interweave):
+        def stale(key, kernel, state, model, outer, theta, path):
+            moved = interweave(key, kernel, state, model, outer, theta, path)
+            keep = jax.tree.map(lambda old, new: jnp.where(self.bug == 0, old, new), path, moved.path)
+            return moved._replace(path=keep)
+
+        return stale
+
+    def _without_log_scale(self, from_noise):
+        def without(ssm, initial, noise):
+            path, before, log_scale = from_noise(ssm, initial, noise)
+            return path, before, jnp.where(self.bug == 1, 0.0, 1.0) * log_scale
+
+        return without
+
+    def _without_init_loglik(self, ssm_of):
+        def without(model, outer):
+            ssm = ssm_of(model, outer)
+            return ssm._replace(init_loglik=lambda x: jnp.where(self.bug == 2, 0.0, 1.0) * ssm.init_loglik(x))
+
+        return without
+
+    def _run(self, state, bug):
+        self.bug = bug
+
+        def sweep(state, _):
+            state = self.kernel.sample(state, (self.y,), {})
+            return state, theta_moments(state)
+
+        return jax.lax.scan(sweep, state, None, 160)[1]
+
+    def chain_means(self, bug: int, seed: int = 0) -> NDArray[np.float64]:
+        state = self.kernel.init(random.split(random.key(seed), self.num_chains), 80, None, (self.y,), {})
+        return np.asarray(self.program(state, jnp.array(bug))[80:], np.float64).mean(0)
+
+
+def test_smc_theta_posterior_with_the_innovations_move_and_planted_bugs_without(monkeypatch):
+    planted = Planted(monkeypatch, 500)
+    right = np.concatenate([planted.chain_means(-1, seed) for seed in (0, 1)])
+    assert_exact(z_scores(right, exact_theta(20)))
+    for bug in range(len(Planted.BUGS)):
+        assert_caught(z_scores(planted.chain_means(bug), exact_theta(20)))

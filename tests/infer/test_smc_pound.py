@@ -1,0 +1,48 @@
+"""The demo, and its posterior against a long run of another sampler."""
+
+import jax
+import numpy as np
+import pytest
+from jax import random
+from numpyro.infer import MCMC
+
+from emberwalk.infer import PPG, demo
+from emberwalk.models import load_gbp_usd, stochastic_volatility
+
+# Mean and Monte Carlo error of 120,000 draws of NUTS on the non-centred form in float64.
+REFERENCE = {"phi": (0.84121, 0.00041), "sigma": (0.46061, 0.00066), "mu": (-1.32395, 0.00048)}
+
+
+@pytest.mark.nightly
+def test_posterior_of_the_pound_agrees_with_a_long_run_of_nuts():
+    dates, returns = load_gbp_usd()
+    kernel = PPG(stochastic_volatility, num_particles=16)
+    mcmc = MCMC(kernel, num_warmup=1000, num_samples=5000, num_chains=4, chain_method="vectorized")
+    mcmc.run(random.key(7), np.asarray(returns, np.float32), extra_fields=("~z.h0",))
+    samples = jax.device_get(mcmc.get_samples(group_by_chain=True))
+    for name, (mean, error) in REFERENCE.items():
+        own, own_error = _mean_and_mcse(samples[name])
+        z = (own - mean) / np.hypot(own_error, error)
+        assert abs(z) < 4.5, f"{name}: {own:.5f} ({own_error:.5f}) against {mean}: z = {z:.1f}"
+    day = int(np.flatnonzero(dates == np.datetime64("2016-06-24"))[0])
+    own, own_error = _mean_and_mcse(samples["h"][:, :, day])
+    z = (own - 1.989) / np.hypot(own_error, 0.005)  # the reference is given to three digits
+    assert abs(z) < 4.5, f"h on 2016-06-24: {own:.4f} ({own_error:.4f}): z = {z:.1f}"
+
+
+def _mean_and_mcse(draws):
+    from arviz_stats.base import array_stats
+
+    values = np.asarray(draws, np.float64)
+    return float(values.mean()), float(array_stats.mcse(values, chain_axis=0, draw_axis=1))
+
+
+def test_smc_demo_writes_its_figures_and_draws(tmp_path, capsys):
+    demo.main(["--draws", "6", "--warmup", "4", "--output", str(tmp_path)])
+    printed = capsys.readouterr().out
+    names = ["parameters.png", "posterior.nc", "update_rate.png", "volatility.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    for name in names:
+        assert f"wrote {tmp_path / name}" in printed
+    assert "Each sweep renewed" in printed
+    assert "Source: European Central Bank" in printed

@@ -1,0 +1,139 @@
+"""Weights that are no numbers are counted and weigh nothing; a stage without particles changes nothing."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+
+from emberwalk.kernels.smc import SSM, conditional_sweep, particle_filter, particle_gibbs, unconditional_sweep
+from tests.kernels.smc_models import BASE
+
+KEY, NUM = random.key(3), 8
+REFERENCE = BASE.path(jnp.array([0.9, 0.5, 0.8]))
+
+
+def where_high(ssm: SSM, value: float) -> SSM:
+    """The model with a log-likelihood of `value` where a state is above 1."""
+
+    def evaluate(c, x, t):
+        factors = ssm.evaluate(c, x, t)
+        return factors._replace(log_likelihood=jnp.where(x > 1.0, value, factors.log_likelihood))
+
+    return ssm._replace(
+        init_loglik=lambda x: jnp.where(x > 1.0, value, ssm.init_loglik(x)), evaluate=evaluate
+    )
+
+
+def at_stage(ssm: SSM, stage: int, value: float) -> SSM:
+    """The model with a log-likelihood of `value` at one stage, whatever the state."""
+
+    def evaluate(c, x, t):
+        factors = ssm.evaluate(c, x, t)
+        return factors._replace(log_likelihood=jnp.where(t == stage, value, factors.log_likelihood))
+
+    return ssm._replace(
+        init_loglik=lambda x: jnp.where(stage == 0, value, ssm.init_loglik(x)), evaluate=evaluate
+    )
+
+
+# The value and the stage are arguments, so that one program serves all cases.
+@partial(jax.jit, static_argnames="path_move")
+def sweep_where_high(value, path_move):
+    return conditional_sweep(KEY, where_high(BASE.ssm, value), REFERENCE, NUM, path_move=path_move)
+
+
+@partial(jax.jit, static_argnames="path_move")
+def sweep_at_stage(stage, value, path_move):
+    return conditional_sweep(KEY, at_stage(BASE.ssm, stage, value), REFERENCE, NUM, path_move=path_move)
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("path_move", ["backward", "trace"])
+def test_particle_whose_weight_is_no_number_is_an_impossible_particle(path_move, value):
+    bad, impossible = (sweep_where_high(what, path_move) for what in (value, -jnp.inf))
+    assert bad.num_nonfinite > 0
+    assert impossible.num_nonfinite == 0
+    assert jnp.isfinite(bad.log_evidence)
+    assert ((bad.ess >= 1) & (bad.ess <= NUM)).all()
+    assert_same(bad._replace(num_nonfinite=0), impossible._replace(num_nonfinite=0))
+
+
+def test_filter_counts_weights_that_are_no_numbers():
+    bad = particle_filter(KEY, where_high(BASE.ssm, jnp.nan), NUM)
+    assert bad.num_nonfinite > 0
+    assert jnp.isfinite(bad.log_evidence)
+    assert (bad.cloud.log_weights < jnp.inf).all()  # false for NaN too
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize(("value", "bad_weights"), [(-jnp.inf, 0), (jnp.nan, NUM)], ids=["-inf", "nan"])
+@pytest.mark.parametrize("path_move", ["backward", "trace"])
+def test_stage_without_a_possible_particle_keeps_the_reference_and_is_counted(
+    path_move, value, bad_weights, stage
+):
+    sweep = sweep_at_stage(stage, value, path_move)
+    assert_same(sweep.path, REFERENCE)
+    np.testing.assert_array_equal(sweep.impossible, np.arange(3) == stage)
+    np.testing.assert_array_equal(sweep.indices, 0)
+    assert sweep.log_evidence == -jnp.inf
+    # backward sampling meets the weights of stage t once more, in the factor of stage t - 1
+    again = bad_weights if path_move == "backward" and stage > 0 else 0
+    assert sweep.num_nonfinite == 1 + bad_weights + again
+
+
+def test_path_move_goes_on_after_a_stuck_sweep():
+    @jax.jit
+    def step(key, state, impossible_stage):
+        return particle_gibbs(at_stage(BASE.ssm, impossible_stage, -jnp.inf), NUM).step(key, state)
+
+    start = particle_gibbs(BASE.ssm, NUM).init(KEY, REFERENCE)
+    stuck, info = step(KEY, start, 1)
+    assert_same(stuck.path, REFERENCE)
+    assert stuck.num_nonfinite == 1
+    assert info.update_rate == 0
+    free = [step(key, stuck, BASE.ssm.length + 1) for key in random.split(KEY, 10)]
+    assert any(info.update_rate > 0 for _, info in free)
+    assert all(state.num_nonfinite == 1 for state, _ in free)
+
+
+def assert_step_keeps_types():
+    kernel = particle_gibbs(BASE.ssm, NUM)
+    before = jax.eval_shape(kernel.init, KEY)
+    after, _ = jax.eval_shape(kernel.step, KEY, before)
+    assert after == before
+    assert after.num_nonfinite.dtype == jnp.int32
+
+
+def test_step_keeps_the_types_of_the_state():
+    assert_step_keeps_types()
+
+
+def test_step_keeps_the_types_of_the_state_in_float64(x64):
+    # there a sum of 32-bit counts becomes 64-bit, and no loop would carry the state
+    assert_step_keeps_types()
+
+
+def test_impossible_start_is_seen():
+    sweep = unconditional_sweep(KEY, at_stage(BASE.ssm, 1, -jnp.inf), NUM)
+    np.testing.assert_array_equal(sweep.impossible, [False, True, False])
+    assert sweep.log_evidence == -jnp.inf
+
+
+@pytest.mark.parametrize("num", [1, 0, 2.0, True, "16"])
+def test_number_of_particles_must_be_whole_and_above_one(num):
+    with pytest.raises(ValueError, match=r"^num_particles must be a whole number of at least 2"):
+        particle_gibbs(BASE.ssm, num)
+
+
+def test_path_move_is_checked_early():
+    with pytest.raises(ValueError, match=r"^path_move must be one of .*, got 'forward'\.$"):
+        particle_gibbs(BASE.ssm, 8, path_move="forward")
+    with pytest.raises(ValueError, match=r'needs ssm.order; got None. Use path_move="trace"'):
+        particle_gibbs(BASE.ssm._replace(order=None), 8)

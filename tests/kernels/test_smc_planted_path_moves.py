@@ -1,0 +1,132 @@
+"""Wrong path moves, each made of the right one's parts, and each caught by the invariance test."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import random
+
+from emberwalk.kernels.smc import backward, conditional, conditional_sweep, forward
+from emberwalk.kernels.smc.resampling import inverse_cdf, relative_weights, select
+from emberwalk.models.ssm_examples import linear_gaussian_ssm
+from tests.kernels.smc_models import BASE, EVENTFUL, ORDER_TWO, autoregression, moved, with_wide_proposal
+from tests.kernels.test_smc_path_move import z_after_moves
+from tests.statistics import assert_caught, assert_exact, replicas, z_scores
+
+COUNT = 10_000
+
+
+def assert_shows(case, num=2, path_move="backward", *, count=COUNT, **kwargs):
+    """The law after ten sweeps is no longer that of exact paths."""
+    assert_caught(z_after_moves(case, num, path_move, count=count, optimise=count > COUNT, **kwargs))
+
+
+def change_backward(monkeypatch, change):
+    """`change(ssm, history)` is what backward sampling gets to see."""
+    right = backward.sample_path
+    monkeypatch.setattr(
+        conditional, "sample_path", lambda key, ssm, history: right(key, *change(ssm, history))
+    )
+
+
+def systematic(key, log_weights, num):
+    """One uniform for all slots; a single draw stays what it was."""
+    if num == 1:
+        return inverse_cdf(key, log_weights, 1)
+    return select((jnp.arange(num) + random.uniform(key)) / num, relative_weights(log_weights)[0])
+
+
+@pytest.mark.parametrize("path_move", ["backward", "trace"])
+def test_planted_systematic_resampling_with_the_reference_forced(path_move, monkeypatch):
+    monkeypatch.setattr(forward, "inverse_cdf", systematic)
+    assert_shows(BASE, path_move=path_move, count=5 * COUNT)
+
+
+def test_planted_sweep_without_reference(monkeypatch):
+    monkeypatch.setattr(
+        conditional, "forward_sweep", lambda key, ssm, num, path: forward.forward_sweep(key, ssm, num, None)
+    )
+    assert_shows(BASE)
+
+
+def test_planted_first_state_drawn_but_not_kept_in_slot_0(monkeypatch):
+    right = forward.first_stage
+    monkeypatch.setattr(forward, "first_stage", lambda key, ssm, num, reference: right(key, ssm, num, None))
+    assert_shows(BASE)
+
+
+def test_planted_first_observation_left_out():
+    blind = BASE.ssm._replace(init_loglik=lambda x: jnp.zeros(()))
+    assert_shows(BASE, ssm=blind)
+
+
+def test_planted_backward_weights_without_the_log_weights(monkeypatch):
+    change_backward(
+        monkeypatch,
+        lambda ssm, history: (ssm, history._replace(log_weights=jnp.zeros_like(history.log_weights))),
+    )
+    assert_shows(BASE)
+
+
+def test_planted_weights_overwritten_by_those_of_the_next_stage(monkeypatch):
+    def one_late(ssm, history):
+        late = jnp.concatenate([history.log_weights[1:], history.last.log_weights[None]])
+        return ssm, history._replace(log_weights=late)
+
+    change_backward(monkeypatch, one_late)
+    assert_shows(BASE)
+
+
+def test_planted_backward_weights_without_the_next_emission(monkeypatch):
+    def without_emission(ssm, history):
+        def evaluate(c, x, t):
+            return ssm.evaluate(c, x, t)._replace(log_likelihood=jnp.zeros(()))
+
+        return ssm._replace(evaluate=evaluate), history
+
+    change_backward(monkeypatch, without_emission)
+    assert_shows(EVENTFUL)
+
+
+def test_planted_backward_weights_of_the_stage_before(monkeypatch):
+    def one_early(ssm, history):
+        return ssm._replace(evaluate=lambda c, x, t: ssm.evaluate(c, x, t - 1)), history
+
+    change_backward(monkeypatch, one_early)
+    assert_shows(EVENTFUL)
+
+
+def test_planted_one_factor_for_order_two():
+    one_factor = ORDER_TWO.ssm._replace(order=1)
+    assert_caught(z_after_moves(ORDER_TWO, 2, ssm=one_factor, count=5 * COUNT, moves=8), 20)
+
+
+@pytest.mark.nightly
+def test_planted_proposal_without_its_density():
+    assert_shows(BASE, ssm=with_wide_proposal(BASE.ssm, forget=True))
+
+
+def test_planted_reference_of_another_chain():
+    """Two chains whose parameters differ: a path of the other is a draw of another posterior."""
+    y, phis = (1.5, -0.5, 2.0), (0.9, -0.9)
+    cases = [autoregression(y, phi=phi) for phi in phis]
+
+    def sweep(key, path, phi):
+        return conditional_sweep(key, linear_gaussian_ssm(jnp.array(y), phi, 1.0), path, 2).path
+
+    def replica(key, other):
+        def sweep_both(key, paths):
+            references = jax.tree.map(lambda leaf: jnp.where(other, leaf[::-1], leaf), paths)
+            return jax.vmap(sweep)(random.split(key), references, jnp.array(phis))
+
+        key_move, *keys = random.split(key, 3)
+        exact = [case.exact_draw(key) for case, key in zip(cases, keys, strict=True)]
+        paths = moved(sweep_both, key_move, jax.tree.map(lambda *leaves: jnp.stack(leaves), *exact), 3)
+        return jax.vmap(BASE.vector)(paths)
+
+    def z(other):
+        return z_scores(
+            replicas(replica, random.key(0), COUNT, jnp.array(other)), [case.mean for case in cases]
+        )
+
+    assert_exact(z(False))
+    assert_caught(z(True))
