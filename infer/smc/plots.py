@@ -131,7 +131,8 @@ def plot_update_rate(x: Any, *, ax: "Axes | None" = None) -> "Axes":
 def plot_particle_ess(x: Any, *, ax: "Axes | None" = None) -> "Axes":
     """Particles that carry weight at each time, 1 / sum_i (W_t^i)^2, a mean over the draws.
 
-    A dip is a surprising observation: there more particles help most. It judges the weights; whether the path moves is in `plot_update_rate`.
+    A dip is a surprising observation: there more particles help most. It judges the
+    weights; whether the path moves is in `plot_update_rate`.
 
     Args:
         x: as for `plot_update_rate`. Where `path_diagnostics` has an attribute `num_particles`, the

@@ -19,9 +19,11 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 from jax import random
+from numpyro.contrib.control_flow import scan
 from numpyro.infer import AIES, HMC, HMCECS, MCMC, NUTS, SA, BarkerMH, DiscreteGibbs, DiscreteHMCGibbs, Gibbs
 from numpyro.infer.mcmc import MCMCKernel
 
+from emberwalk.infer import PPG
 from emberwalk.infer.resume import resumable
 from emberwalk.infer.segments import host_array
 
@@ -49,6 +51,17 @@ def subsampled(y):
     m = numpyro.sample("m", dist.Normal(0.0, 1.0))
     with numpyro.plate("rows", len(y), subsample_size=2):
         numpyro.sample("y", dist.Normal(m, 1.0), obs=numpyro.subsample(y, 0))
+
+
+def path(y):
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+
+    def step(x, y_t):
+        x = numpyro.sample("x", dist.Normal(0.8 * x, s))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)
+        return x, None
+
+    scan(step, 0.0, y)
 
 
 class WalkState(NamedTuple):
@@ -90,6 +103,10 @@ def blocks():
     return Gibbs([(NUTS(normal), ["m"]), (NUTS(normal), ["s"])])
 
 
+def path_and_scale():
+    return PPG(path, num_particles=4, interweave_steps=2)
+
+
 def two(method, **options):
     return {"num_chains": 2, "chain_method": method, **options}
 
@@ -101,9 +118,11 @@ CASES = {
     "walk-parallel": lambda: (mcmc(Walk(), False, **two("parallel", thinning=2)), (Y,)),
     "walk-vmap": lambda: (mcmc(Walk(), False, **two(jax.vmap)), (Y,)),
     "gibbs": lambda: (mcmc(blocks()), (Y,)),
+    "smc-ppg-vectorized": lambda: (mcmc(path_and_scale(), num_chains=3, chain_method="vectorized"), (Y,)),
 }
 # Run by the nightly tests only.
 NIGHTLY = {
+    "smc-ppg": lambda: (mcmc(path_and_scale()), (Y,)),
     "nuts-bar-off": lambda: (mcmc(NUTS(normal), False), (Y,)),
     "nuts-parallel-bar": lambda: (mcmc(NUTS(normal), **two("parallel")), (Y,)),
     "hmc-dense": lambda: (mcmc(HMC(normal, dense_mass=True)), (Y,)),
@@ -132,6 +151,7 @@ def child(script, *arguments):
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time of compilation, which is what these runs cost
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
     }
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]

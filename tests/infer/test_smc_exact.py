@@ -4,7 +4,8 @@ Chains are independent, and so are their means; z-scores are between chains.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,13 +34,18 @@ THETA = ("phi", "sx")
 
 
 def chain_means(
-    kernel, collect: Callable, num_chains: int, num_warmup: int, num_sweeps: int, *args, seed: int = 0
+    kernel, collect: Callable, num_chains: int, num_warmup: int, num_sweeps: int, *args
 ) -> NDArray[np.float64]:
     """Means over the sweeps after warm-up of what `collect(state)` gives, one row a chain."""
-    state = kernel.init(random.split(random.key(seed), num_chains), num_warmup, None, args, {})
+    keys = random.split(random.key(0), num_chains)
+    sample, init = kernel.sample, kernel.init
+    if type(kernel) is Gibbs:  # ours vectorize themselves, NumPyro's is for one chain
+        init = jax.vmap(kernel.init, in_axes=(0, None, None, None, None))
+        sample = jax.vmap(kernel.sample, in_axes=(0, None, None))
+    state = init(keys, num_warmup, None, args, {})
 
     def sweep(state, _):
-        state = kernel.sample(state, args, {})
+        state = sample(state, args, {})
         return state, collect(state)
 
     _, seen = jax.jit(lambda state: jax.lax.scan(sweep, state, None, num_warmup + num_sweeps))(state)
@@ -73,7 +79,7 @@ def hmm_states(y):
     numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), numpyro.sample("x", law)), obs=y)
 
 
-@pytest.mark.parametrize("model", [hmm_scan, hmm_states])
+@pytest.mark.parametrize("model", [hmm_scan, pytest.param(hmm_states, marks=pytest.mark.nightly)])
 def test_smc_hidden_markov_chain_is_that_of_forward_backward(model):
     _, paths, log_joint = hidden_markov()
     joint = np.exp(log_joint)
@@ -123,37 +129,70 @@ def test_smc_every_fifth_observation_masked_is_a_kalman_smoother_with_gaps(model
     assert_caught(z_scores(seen, autoregression(GAPS_Y).exact_moments()))
 
 
+class Posterior(NamedTuple):
+    """What is known of linear_gaussian given y.
+
+    Attributes:
+        theta: E of phi, sx, phi^2, phi sx, sx^2.
+        path: E of x_0, x_0^2 and sum_t (x_t - phi x_{t-1})^2 / sx^2, the size of the noise.
+    """
+
+    theta: NDArray[np.float64]
+    path: NDArray[np.float64]
+
+    @property
+    def mean_and_sd(self) -> list[float]:
+        phi, sx, phi2, _, sx2 = self.theta
+        return [phi, np.sqrt(phi2 - phi**2), sx, np.sqrt(sx2 - sx**2)]
+
+    @property
+    def all(self) -> NDArray[np.float64]:
+        return np.append(self.theta, self.path)
+
+
 @lru_cache
-def exact_theta(length: int) -> NDArray[np.float64]:
-    """E of phi, sx, phi^2, phi sx, sx^2 given y, by a grid over the Kalman likelihood in float64."""
+def posterior(length: int, size: int = 120) -> Posterior:
+    """By a grid over theta in float64: log p(y | theta) and the law of x given y and theta are Gaussian."""
     y = linear_gaussian_data(length)
-    phi, sx = np.meshgrid((np.arange(800) + 0.5) / 400 - 1, (np.arange(800) + 0.5) / 160, indexing="ij")
-    mean, variance = np.zeros_like(phi), sx**2 / (1 - phi**2)
-    log_density = -0.5 * sx**2  # the prior of sx; that of phi is flat
-    for y_t in y:
-        of_y = variance + 1
-        log_density += -0.5 * (np.log(of_y) + (y_t - mean) ** 2 / of_y)
-        mean = mean + variance / of_y * (y_t - mean)
-        mean, variance = phi * mean, phi**2 * variance / of_y + sx**2
+    middles = (np.arange(size) + 0.5) / size
+    angle, sx = (axis.ravel() for axis in np.meshgrid(np.pi * (middles - 0.5), 3 * middles))
+    phi = np.sin(angle)  # its density in the angle is smooth up to the ends
+    # the precision of x is tridiagonal: transitions D x / sx with the start scaled, and emissions
+    steps = np.eye(length) - phi[:, None, None] * np.eye(length, k=-1)
+    steps[:, 0, 0] = np.sqrt(1 - phi**2)
+    precision = np.swapaxes(steps, 1, 2) @ steps / sx[:, None, None] ** 2 + np.eye(length)
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ y
+    log_prior = -0.5 * sx**2 + np.log(np.cos(angle)) + 0.5 * np.log(1 - phi**2) - length * np.log(sx)
+    log_density = log_prior - 0.5 * np.linalg.slogdet(precision)[1] + 0.5 * mean @ y
     weights = np.exp(log_density - log_density.max())
     weights /= weights.sum()
-    return np.array([np.sum(weights * f) for f in (phi, sx, phi**2, phi * sx, sx**2)])
-
-
-def mean_and_sd(exact: NDArray) -> list[float]:
-    return [exact[0], np.sqrt(exact[2] - exact[0] ** 2), exact[1], np.sqrt(exact[4] - exact[1] ** 2)]
+    moving = steps[:, 1:]
+    spread = np.einsum("gij,gjk,gik->g", moving, covariance, moving) + ((moving @ mean[..., None]) ** 2).sum(
+        (1, 2)
+    )
+    start = (mean[:, 0], covariance[:, 0, 0] + mean[:, 0] ** 2)
+    theta, path = (
+        np.array([np.sum(weights * f) for f in functions])
+        for functions in ((phi, sx, phi**2, phi * sx, sx**2), (*start, spread / sx**2))
+    )
+    return Posterior(theta, path)
 
 
 def test_smc_grid_of_the_theta_posterior_is_the_known_one():
-    np.testing.assert_allclose(mean_and_sd(exact_theta(20)), [0.84435, 0.09853, 0.93837, 0.24904], atol=5e-5)
-    np.testing.assert_allclose(mean_and_sd(exact_theta(100)), [0.89215, 0.04706, 0.97839, 0.14471], atol=5e-5)
+    np.testing.assert_allclose(posterior(20).mean_and_sd, [0.84435, 0.09853, 0.93837, 0.24904], atol=1e-5)
+    np.testing.assert_allclose(posterior(20, 80).all, posterior(20).all, rtol=1e-5)
 
 
 def theta_moments(state):
-    """First and second moments of (phi, sx); the state holds them unconstrained."""
-    unconstrained = {name: state.z[name] for name in THETA}
-    phi, sx = 2 * jax.nn.sigmoid(unconstrained["phi"]) - 1, jnp.exp(unconstrained["sx"])
-    return jax.vmap(moments)(jnp.stack([phi, sx], axis=1))
+    """What `Posterior.all` is the mean of; the state holds phi and sx unconstrained."""
+    phi, sx = 2 * jax.nn.sigmoid(state.z["phi"]) - 1, jnp.exp(state.z["sx"])
+    x = state.z["x"]
+    if "x0" in state.z:
+        x = jnp.concatenate([state.z["x0"][:, None], x], axis=1)
+    noise = (x[:, 1:] - phi[:, None] * x[:, :-1]) / sx[:, None]
+    path = jnp.stack([x[:, 0], x[:, 0] ** 2, (noise**2).sum(1)], axis=1)
+    return jnp.append(jax.vmap(moments)(jnp.stack([phi, sx], axis=1)), path, axis=1)
 
 
 def data(length: int) -> jax.Array:
@@ -162,31 +201,31 @@ def data(length: int) -> jax.Array:
 
 @lru_cache
 def without_interweaving() -> NDArray[np.float64]:
-    """Chain means of the moments of theta, path and NUTS in turn, the scan front-end."""
+    """Path and NUTS in turn, the scan front-end."""
     kernel = PPG(linear_gaussian_scan, 10, interweave=None)
     return chain_means(kernel, theta_moments, 1000, 80, 80, data(20))
 
 
 def test_smc_theta_posterior_without_interweaving():
-    assert_exact(z_scores(without_interweaving(), exact_theta(20)))
+    assert_exact(z_scores(without_interweaving(), posterior(20).all))
 
 
+@pytest.mark.nightly
 def test_smc_theta_posterior_of_two_blocks_of_gibbs_is_that_of_ppg():
     kernel = Gibbs([
         (ParticleGibbs(linear_gaussian, 16), ["x"]),
         (NUTS(linear_gaussian, max_tree_depth=3), None),
     ])  # fmt: skip
     blocks, ppg = chain_means(kernel, theta_moments, 400, 80, 80, data(20)), without_interweaving()
-    assert_exact(z_scores(blocks, exact_theta(20)))
+    assert_exact(z_scores(blocks, posterior(20).all))
     assert_exact((blocks.mean(0) - ppg.mean(0)) / np.hypot(mcse(blocks), mcse(ppg)))
 
 
 def test_smc_three_blocks_of_gibbs_run():
-    kernel = Gibbs([
-        (ParticleGibbs(linear_gaussian, 4), ["x"]),
-        (HMC(linear_gaussian, num_steps=2, trajectory_length=None), ["phi"]),
-        (HMC(linear_gaussian, num_steps=2, trajectory_length=None), ["sx"]),
-    ])  # fmt: skip
+    def hmc():
+        return HMC(linear_gaussian, step_size=0.1, num_steps=2, trajectory_length=None)
+
+    kernel = Gibbs([(ParticleGibbs(linear_gaussian, 4), ["x"]), (hmc(), ["phi"]), (hmc(), ["sx"])])
     y = data(20)[:4]
     state = kernel.init(random.key(0), 0, None, (y,), {})
     step = jax.jit(lambda state: kernel.sample(state, (y,), {}))
@@ -197,7 +236,10 @@ def test_smc_three_blocks_of_gibbs_run():
 
 
 class Planted:
-    """PPG with bugs that an argument of the compiled program switches on, so that all of them compile once."""
+    """PPG with bugs that an argument of the compiled program switches on, so that all of them compile once.
+
+    `bug` is a number while the program is traced: -1 for none, or a place in `BUGS`.
+    """
 
     BUGS = (
         "x not recomputed after the innovations move",
@@ -208,20 +250,22 @@ class Planted:
     def __init__(self, monkeypatch, num_chains: int):
         self.bug = jnp.array(-1)
         self.num_chains = num_chains
-        plant = partial(monkeypatch.setattr)
-        plant(ppg_module, "interweave", self._stale(ppg_module.interweave))
-        plant(interweave_module, "from_noise", self._without_log_scale(interweave_module.from_noise))
-        plant(ScanModel, "ssm", self._without_init_loglik(ScanModel.ssm))
-        self.kernel = PPG(linear_gaussian_scan, 10, interweave="joint", interweave_steps=16)
+        monkeypatch.setattr(ppg_module, "interweave", self._stale(ppg_module.interweave))
+        monkeypatch.setattr(
+            interweave_module, "from_noise", self._without_log_scale(interweave_module.from_noise)
+        )
+        monkeypatch.setattr(ScanModel, "ssm", self._without_init_loglik(ScanModel.ssm))
+        self.kernel = PPG(
+            linear_gaussian_scan, 10, inner_kernel=_hmc, interweave="joint", interweave_steps=16
+        )
         self.y = data(20)
-        self.init = jax.jit(lambda keys: self.kernel.init(keys, 80, None, (self.y,), {}))
         self.program = jax.jit(self._run)
 
     def _stale(self, interweave):
         def stale(key, kernel, state, model, outer, theta, path):
             moved = interweave(key, kernel, state, model, outer, theta, path)
-            keep = jax.tree.map(lambda old, new: jnp.where(self.bug == 0, old, new), path, moved.path)
-            return moved._replace(path=keep)
+            kept = jax.tree.map(lambda old, new: jnp.where(self.bug == 0, old, new), path, moved.path)
+            return moved._replace(path=kept)
 
         return stale
 
@@ -249,13 +293,47 @@ class Planted:
         return jax.lax.scan(sweep, state, None, 160)[1]
 
     def chain_means(self, bug: int, seed: int = 0) -> NDArray[np.float64]:
+        """Means over the second half of 160 sweeps, one row a chain."""
+        self.bug = jnp.array(-1)
         state = self.kernel.init(random.split(random.key(seed), self.num_chains), 80, None, (self.y,), {})
         return np.asarray(self.program(state, jnp.array(bug))[80:], np.float64).mean(0)
 
 
-def test_smc_theta_posterior_with_the_innovations_move_and_planted_bugs_without(monkeypatch):
+def _hmc(model):
+    return HMC(model, num_steps=4, trajectory_length=None)
+
+
+def test_smc_theta_posterior_with_the_innovations_move_and_with_planted_bugs(monkeypatch):
     planted = Planted(monkeypatch, 500)
     right = np.concatenate([planted.chain_means(-1, seed) for seed in (0, 1)])
-    assert_exact(z_scores(right, exact_theta(20)))
-    for bug in range(len(Planted.BUGS)):
-        assert_caught(z_scores(planted.chain_means(bug), exact_theta(20)))
+    assert_exact(z_scores(right, posterior(20).all))
+    for bug, name in enumerate(Planted.BUGS):
+        print(name)
+        assert_caught(z_scores(planted.chain_means(bug), posterior(20).all))
+
+
+NIGHTLY = {
+    "scan, None": (linear_gaussian_scan, {"interweave": None}),
+    "scan, joint": (linear_gaussian_scan, {"interweave": "joint"}),
+    "StateSpace, None": (linear_gaussian, {"interweave": None}),
+    "StateSpace, joint": (linear_gaussian, {"interweave": "joint"}),
+    "scan, trace": (linear_gaussian_scan, {"interweave": None, "path_move": "trace"}),
+    "StateSpace, trace and joint": (linear_gaussian, {"interweave": "joint", "path_move": "trace"}),
+}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize(("model", "options"), NIGHTLY.values(), ids=NIGHTLY)
+def test_smc_theta_posterior_of_20_observations(model, options):
+    num_sweeps = 240 if options.get("path_move") == "trace" else 120
+    seen = chain_means(PPG(model, 10, **options), theta_moments, 2000, num_sweeps, num_sweeps, data(20))
+    assert_exact(z_scores(seen, posterior(20).all))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("model", [linear_gaussian_scan, linear_gaussian])
+def test_smc_theta_posterior_of_100_observations(model):
+    exact = posterior(100, 48)
+    np.testing.assert_allclose(exact.mean_and_sd, [0.89215, 0.04706, 0.97839, 0.14471], atol=1e-5)
+    seen = chain_means(PPG(model, 16, interweave="joint"), theta_moments, 400, 150, 150, data(100))
+    assert_exact(z_scores(seen, exact.all))

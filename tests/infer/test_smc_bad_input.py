@@ -1,0 +1,335 @@
+"""What cannot be meant is refused with its name, the value seen, and the way out."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from numpyro import handlers
+from numpyro.contrib.control_flow import scan
+from numpyro.infer import HMC, MCMC, NUTS, BarkerMH
+
+from emberwalk.infer import PPG, ParticleGibbs
+from emberwalk.infer.smc import particle_gibbs
+from emberwalk.infer.smc.capture import OuterModel
+from emberwalk.infer.smc.observations import check_observed
+from emberwalk.models import StateSpace, emission
+from tests.infer.smc_lowering import Y, find, phi_and_x0, plain, plain_step
+
+WITH_NAN = Y.at[jnp.array([1, 3])].set(jnp.nan)
+NORMAL = dist.Normal(0.0, 1.0)
+
+
+def run(kernel, *args):
+    MCMC(kernel, num_warmup=0, num_samples=1, progress_bar=False).run(random.key(0), *args)
+
+
+def fixed(y, y0=0.1):
+    """No parameter: the path kernel alone samples it."""
+    x0 = numpyro.sample("x0", NORMAL)
+    numpyro.sample("y0", dist.Normal(x0, 1.0), obs=y0)
+    scan(lambda x, y_t: (plain_step(0.9, x, y_t), None), x0, y)
+
+
+def states(y, transition=lambda prev, t: dist.Normal(0.9 * prev, 1.0), initial=NORMAL):
+    return numpyro.sample("x", StateSpace(initial, transition, y.shape[0]))
+
+
+def fixed_states(y):
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), states(y)), obs=y)
+
+
+def of_known_length(y, steps):
+    phi, x0 = phi_and_x0()
+    scan(lambda x, y_t: (plain_step(phi, x, y_t), None), x0, y, length=steps)
+
+
+def two_inputs(y, z):
+    phi, x0 = phi_and_x0()
+    scan(lambda x, inputs: (plain_step(phi, x, sum(inputs)), None), x0, (y, z))
+
+
+def beyond_the_support(y):
+    """A negative count is impossible for every particle, at its time alone."""
+    x0 = numpyro.sample("x0", NORMAL)
+
+    def step(x, y_t):
+        x = numpyro.sample("x", dist.Normal(x, 1.0))
+        numpyro.sample("count", dist.Poisson(jnp.exp(x), validate_args=False), obs=y_t)
+        return x, None
+
+    scan(step, x0, y)
+
+
+def gamma_steps(y):
+    shape = numpyro.sample("shape", dist.HalfNormal(1.0))
+    x = states(y, lambda prev, t: dist.Gamma(shape, 1.0), dist.Gamma(1.0, 1.0))
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
+
+
+def counts(y):
+    rate = numpyro.sample("rate", dist.Uniform(0, 1))
+    x = states(y, lambda prev, t: dist.Poisson(1 + rate * prev), dist.Poisson(2.0))
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
+
+
+def start_used_by_every_step(y):
+    phi, x0 = phi_and_x0()
+    scan(lambda x, y_t: (plain_step(phi, x + x0, y_t), None), x0, y)
+
+
+def plain_twin(y):
+    plain(y)
+
+
+def observed_without_emission(y):
+    numpyro.sample("y", dist.Normal(states(y), 1.0), obs=y)
+
+
+def factor_on_the_path(y):
+    x = states(y)
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
+    numpyro.factor("tight", -(x**2).sum())
+
+
+def emission_of_the_whole_path(y):
+    x = states(y)
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x.mean(), 1.0), x), obs=y)
+
+
+def emission_never_observed(y):
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), states(y)))
+
+
+def emission_of_some_states(y):
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), states(y)[1:]), obs=y[1:])
+
+
+def states_and_scan(y):
+    fixed_states(y)
+    scan(lambda w, _: (numpyro.sample("w", dist.Normal(w, 1.0)), None), 0.0, y)
+
+
+def no_path(y):
+    numpyro.sample("y", dist.Normal(numpyro.sample("mu", NORMAL), 1.0), obs=y)
+
+
+def no_latent_in_the_body(y):
+    phi, x0 = phi_and_x0()
+    scan(lambda x, y_t: (phi * x, numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)), x0, y)
+
+
+def in_a(handler):
+    def model(y):
+        with handler:
+            states(y)
+
+    return model
+
+
+def shorter_condition(y):
+    def model(y):
+        phi, x0 = phi_and_x0()
+
+        def step(x, _):
+            x = numpyro.sample("x", dist.Normal(phi * x, 1.0))
+            return x, numpyro.sample("y", dist.Normal(x, 1.0))
+
+        scan(step, x0, None, length=6)
+
+    return handlers.condition(model, {"y": y})(y)
+
+
+E = ValueError
+# what is done, the error, the words that its message must hold
+BAD = {
+    "N of 1": (partial(PPG, plain, 1), E, "num_particles.* at least 2.*got 1"),
+    "N no whole number": (partial(ParticleGibbs, plain, 2.5), E, "num_particles.* whole number.*got 2.5"),
+    "N a truth value": (partial(PPG, plain, True), E, "num_particles.* whole number.*got True"),
+    "path move": (
+        partial(PPG, plain, path_move="forward"),
+        E,
+        r"path_move.*'backward', 'trace'.*got 'forward'",
+    ),
+    "interweave": (
+        partial(PPG, plain, interweave="asis"),
+        E,
+        r"interweave.*'auto', 'joint', None.*got 'asis'",
+    ),
+    "no leapfrog steps": (partial(PPG, plain, interweave_steps=0), E, "interweave_steps.* at least 1.*got 0"),
+    "no model": (partial(PPG, 3), TypeError, "model must be callable, got int"),
+    "inner kernel no kernel": (
+        partial(PPG, plain, inner_kernel=3),
+        TypeError,
+        "inner_kernel must be a kernel.*got 3",
+    ),
+    "inner kernel on another model": (
+        partial(PPG, plain, inner_kernel=NUTS(plain_twin)),
+        E,
+        "inner_kernel NUTS is on another model.*same function",
+    ),
+    "inner kernel without refresh": (
+        partial(PPG, plain, inner_kernel=BarkerMH),
+        E,
+        "inner_kernel BarkerMH does not implement refresh.*Use NUTS",
+    ),
+    "inner kernel with a bound heuristic": (
+        lambda: PPG(plain, inner_kernel=HMC(plain, find_heuristic_step_size=True)),
+        E,
+        "inner_kernel HMC has find_heuristic_step_size=True.*Leave it False",
+    ),
+    "joint without location and scale": (
+        lambda: run(PPG(gamma_steps, 4, interweave="joint"), Y),
+        E,
+        r"interweave=\"joint\".*'x' is Gamma.*Normal, StudentT.*Use interweave=None",
+    ),
+    "joint on a discrete path": (
+        lambda: run(PPG(counts, 4, interweave="joint"), Y),
+        E,
+        r"interweave=\"joint\" cannot be had: the path is discrete.*Use interweave=None",
+    ),
+    "no path": (partial(find, no_path, Y), E, r"(?s)No path found.*only mu.*scan\(step, h0, y\).*StateSpace"),
+    "no latent in the body": (partial(find, no_latent_in_the_body, Y), E, r"no latent site, only \['y'\]"),
+    "two paths": (partial(find, states_and_scan, Y), E, r"more than one path \(x, a scan\).*take one"),
+    "latents without an owner": (
+        lambda: run(ParticleGibbs(plain, 4), Y),
+        E,
+        r"moves the path \['x0', 'x'\].*no kernel moves the latent sites \['phi'\].*Use PPG",
+    ),
+    "sites that are no path": (
+        lambda: find(plain, Y, sites=("x", "phi")),
+        E,
+        r"consists of the sites \['x0', 'x'\], but sites=\['x', 'phi'\]",
+    ),
+    "initial site unknown": (
+        partial(find, plain, Y, init_sites=("z0",)),
+        E,
+        r"init_sites=\['z0'\].*\['phi', 'x0'\]",
+    ),
+    "initial site used by every step": (
+        partial(find, start_used_by_every_step, Y, init_sites=("x0",)),
+        E,
+        r"init_sites=\['x0'\] are used by every step.*Leave them out",
+    ),
+    "initial site of a StateSpace": (
+        partial(find, fixed_states, Y, init_sites=("x",)),
+        E,
+        r"init_sites=\['x'\] are for scans.*'x'.*Leave init_sites out",
+    ),
+    "inputs of unequal length": (
+        partial(find, two_inputs, Y, Y[:3]),
+        E,
+        r"one leading length, got shapes \[\(4,\), \(3,\)\]",
+    ),
+    "inputs without a time axis": (partial(find, two_inputs, Y, 1.0), E, r"got shapes \[\(4,\), \(\)\]"),
+    "length that is not the inputs'": (
+        partial(find, of_known_length, Y, 6),
+        E,
+        r"shapes \[\(4,\)\] and length=6",
+    ),
+    "inputs of length 1": (
+        partial(find, plain, Y[:1]),
+        E,
+        r"at least 2 steps, but the scan has 1.*\[\(1,\)\]",
+    ),
+    "inputs of length 0": (
+        partial(find, plain, Y[:0]),
+        E,
+        r"at least 2 steps, but the scan has 0.*\[\(0,\)\]",
+    ),
+    "conditioned on too few": (
+        partial(find, shorter_condition, Y),
+        E,
+        "Site 'y' is conditioned on 4 values, but the scan has 6.*handlers.mask",
+    ),
+    "NaN in the scan": (
+        lambda: run(ParticleGibbs(fixed, 4), WITH_NAN),
+        E,
+        "Observed site 'y' is NaN or infinite at 2 of its 4 times, first at 1.*handlers.mask",
+    ),
+    "NaN before the scan": (
+        lambda: check_observed(OuterModel(fixed, (Y, jnp.array(jnp.nan)), {}), find(fixed, Y)),
+        E,
+        "Observed site 'y0' is NaN or infinite at 1 of its 1 times.*handlers.mask",
+    ),
+    "infinity under an emission": (
+        lambda: check_observed(OuterModel(fixed_states, (Y.at[2].set(jnp.inf),), {}), find(fixed_states, Y)),
+        E,
+        "Observed site 'y' is NaN or infinite at 1 of its 4 times, first at 2.*handlers.mask",
+    ),
+    "impossible data": (
+        lambda: run(ParticleGibbs(beyond_the_support, 4), jnp.array([1, 0, -1, 2])),
+        RuntimeError,
+        r"stage 3 of 4: with 4 particles.*\['count'\].*log-weights all -inf.*init_strategy",
+    ),
+    "scan state of other data": (
+        lambda: find(fixed, Y).ssm(OuterModel(fixed, (Y[:3],), {})),
+        E,
+        r"path has 4 transitions, but the model now makes 3.*post_warmup_state.*Warm up again",
+    ),
+    "StateSpace state of other data": (
+        lambda: find(fixed_states, Y).ssm(OuterModel(fixed_states, (Y[:3],), {})),
+        E,
+        r"path has 3 transitions, but the model now makes 2.*post_warmup_state.*Warm up again",
+    ),
+    "start in a batch": (
+        lambda: StateSpace(dist.Normal(jnp.zeros(2), 1.0), lambda prev, t: NORMAL, 4),
+        E,
+        r"initial must have batch shape \(\), got \(2,\).*to_event\(1\)",
+    ),
+    "transition of another shape": (
+        lambda: StateSpace(NORMAL, lambda prev, t: dist.Normal(jnp.zeros(2), 1.0).to_event(1), 4),
+        E,
+        r"transition has event shape \(2,\), but initial has \(\)",
+    ),
+    "transition that is no law": (
+        lambda: StateSpace(NORMAL, lambda prev, t: prev, 4),
+        TypeError,
+        "transition.* must be a numpyro Distribution",
+    ),
+    "path read by a plain site": (
+        partial(find, observed_without_emission, Y),
+        E,
+        r"Site 'y' depends on the path 'x'.*\n.*emission\(lambda x_t, t",
+    ),
+    "path read by a factor": (
+        partial(find, factor_on_the_path, Y),
+        E,
+        r"Site 'tight' depends on the path 'x'",
+    ),
+    "emission without data": (partial(find, emission_never_observed, Y), E, "'y' .*no observed emission"),
+    "emission of the whole path": (
+        partial(find, emission_of_the_whole_path, Y),
+        E,
+        r"emission of 'y' uses the whole path 'x'.*\n.*a function of one state",
+    ),
+    "emission of some states": (
+        partial(find, emission_of_some_states, Y),
+        E,
+        "Emission 'y' has 3 times, but the path 'x' has 4 states",
+    ),
+    "StateSpace under a mask": (
+        lambda: find(in_a(handlers.mask(mask=False)), Y),
+        E,
+        "StateSpace site 'x' stands in a MaskedDistribution.*Mask its emissions",
+    ),
+    "StateSpace in a plate": (
+        lambda: find(in_a(numpyro.plate("series", 3)), Y),
+        E,
+        r"StateSpace site 'x' stands in a ExpandedDistribution.*\.to_event\(1\)",
+    ),
+    "StateSpace under a scale": (
+        lambda: find(in_a(handlers.scale(scale=2.0)), Y),
+        E,
+        "handlers.scale stands around the latent site 'x'.*observed sites only",
+    ),
+}
+
+
+@pytest.mark.parametrize(("do", "error", "words"), BAD.values(), ids=BAD)
+def test_smc_bad_input_says_what_to_do(do, error, words, monkeypatch):
+    monkeypatch.setattr(particle_gibbs, "_MAX_DOUBLINGS", 0)
+    with pytest.raises(error, match=words):
+        do()
