@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
+from jax import lax, random
 from jaxtyping import Array
 from numpyro.infer import init_to_uniform
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
@@ -53,7 +53,7 @@ class Start:
         rest = {name: value for name, value in model_kwargs.items() if name != GIBBS_SITES_KWARG}
 
         def init(key, init_params, given):
-            return init_one(key, init_params, model_args, {**rest, **given})
+            return _strongly_typed(init_one(key, init_params, model_args, {**rest, **given}))
 
         self._one = jax.jit(init)
         self._chains = jax.jit(jax.vmap(init, in_axes=(0, 0, None), out_axes=axes))
@@ -80,11 +80,26 @@ def _identity_of(arguments: tuple[int, tuple, dict[str, Any]]) -> tuple:
 
 def vectorized(sample_one: SampleOne, axes: Any, rng_key: Array) -> SampleOne:
     """`sample_one` for the chains that `rng_key` was for: one, or a batch."""
-    return (
-        sample_one
-        if is_prng_key(rng_key)
-        else jax.vmap(sample_one, in_axes=(axes, None, None), out_axes=axes)
-    )
+
+    def sample(state, model_args, model_kwargs):
+        return _strongly_typed(sample_one(state, model_args, model_kwargs))
+
+    return sample if is_prng_key(rng_key) else jax.vmap(sample, in_axes=(axes, None, None), out_axes=axes)
+
+
+def _strongly_typed(state: Any) -> Any:
+    """The state, every leaf of it an array of a type that does not give way to another's.
+
+    A block may hold one that does (HMC with `num_steps` hands on that Python number, once it has moved):
+    the first state would be of another type than the next, and the loop over them compile twice.
+    """
+    return jax.tree.map(_strong, state)
+
+
+def _strong(leaf: Any) -> Array:
+    array = jnp.asarray(leaf)
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return array if is_key else lax.convert_element_type(array, array.dtype)
 
 
 def start_again(

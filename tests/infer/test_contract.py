@@ -250,3 +250,24 @@ def test_a_start_that_fails_again_raises_unless_it_is_traced():
 def test_a_start_that_did_not_fail_is_the_state_itself():
     state = LuckState(jnp.array(0), {}, LUCK, KEYS)
     assert start_again(state, jnp.zeros(3, bool), None, KEYS, None, ("i",)) is state
+
+
+# Types.
+
+
+class Loose(Luck):
+    """It hands on a Python number, as HMC does with `num_steps`."""
+
+    def sample_one(self, state, model_args, model_kwargs):
+        return state._replace(i=state.i + 1, luck=0.75)
+
+
+@pytest.mark.parametrize("key", [KEY, KEYS], ids=["one", "batch"])
+def test_a_state_has_the_same_types_before_and_after_a_move(key):
+    kernel = Loose()
+    state = begin(kernel, key)
+    moved = kernel.sample(state, (Y,), {})
+    assert [jax.typeof(leaf) for leaf in jax.tree.leaves(moved)] == [
+        jax.typeof(leaf) for leaf in jax.tree.leaves(state)
+    ]
+    assert np.all(moved.luck == 0.75)

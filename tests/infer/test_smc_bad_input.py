@@ -245,7 +245,7 @@ BAD = {
         "Site 'y' is conditioned on 4 values, but the scan has 6.*handlers.mask",
     ),
     "NaN in the scan": (
-        lambda: run(ParticleGibbs(fixed, 4), WITH_NAN),
+        lambda: check_observed(OuterModel(fixed, (WITH_NAN,), {}), find(fixed, Y)),
         E,
         "Observed site 'y' is NaN or infinite at 2 of its 4 times, first at 1.*handlers.mask",
     ),

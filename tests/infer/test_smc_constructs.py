@@ -279,6 +279,7 @@ def test_smc_obs_mask_puts_the_unobserved_values_into_the_path():
     assert (found.sites, found.observed) == (("x0", "x", "y_unobserved"), ("y_observed",))
 
 
+@pytest.mark.nightly
 def test_smc_constructs_together_run():
     def model(seen, y):
         phi, x0 = phi_and_x0()

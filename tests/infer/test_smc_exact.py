@@ -25,7 +25,7 @@ from emberwalk.infer.smc import ppg as ppg_module
 from emberwalk.infer.smc.scan_model import ScanModel
 from emberwalk.kernels.smc import particle_filter
 from emberwalk.models import StateSpace, emission, linear_gaussian, linear_gaussian_scan
-from tests.infer.smc_lowering import at, find
+from tests.infer.smc_lowering import QUICK, at, find
 from tests.kernels.smc_models import HMM_TRANSITIONS, HMM_Y, autoregression, hidden_markov
 from tests.smc_data import linear_gaussian_data
 from tests.statistics import assert_caught, assert_exact, mcse, moments, replicas, z_scores
@@ -199,28 +199,19 @@ def data(length: int) -> jax.Array:
     return jnp.asarray(linear_gaussian_data(length), jnp.float32)
 
 
-@lru_cache
-def without_interweaving() -> NDArray[np.float64]:
-    """Path and NUTS in turn, the scan front-end."""
-    kernel = PPG(linear_gaussian_scan, 10, interweave=None)
-    return chain_means(kernel, theta_moments, 1000, 80, 80, data(20))
-
-
-def test_smc_theta_posterior_without_interweaving():
-    assert_exact(z_scores(without_interweaving(), posterior(20).all))
-
-
 @pytest.mark.nightly
 def test_smc_theta_posterior_of_two_blocks_of_gibbs_is_that_of_ppg():
     kernel = Gibbs([
         (ParticleGibbs(linear_gaussian, 16), ["x"]),
         (NUTS(linear_gaussian, max_tree_depth=3), None),
     ])  # fmt: skip
-    blocks, ppg = chain_means(kernel, theta_moments, 400, 80, 80, data(20)), without_interweaving()
+    alone = PPG(linear_gaussian, 16, interweave=None)
+    blocks, ppg = (chain_means(k, theta_moments, 400, 80, 80, data(20)) for k in (kernel, alone))
     assert_exact(z_scores(blocks, posterior(20).all))
     assert_exact((blocks.mean(0) - ppg.mean(0)) / np.hypot(mcse(blocks), mcse(ppg)))
 
 
+@pytest.mark.nightly
 def test_smc_three_blocks_of_gibbs_run():
     def hmc():
         return HMC(linear_gaussian, step_size=0.1, num_steps=2, trajectory_length=None)
@@ -228,63 +219,63 @@ def test_smc_three_blocks_of_gibbs_run():
     kernel = Gibbs([(ParticleGibbs(linear_gaussian, 4), ["x"]), (hmc(), ["phi"]), (hmc(), ["sx"])])
     y = data(20)[:4]
     state = kernel.init(random.key(0), 0, None, (y,), {})
-    step = jax.jit(lambda state: kernel.sample(state, (y,), {}))
+    step = jax.jit(lambda state: kernel.sample(state, (y,), {}), compiler_options=QUICK)
     after = step(step(state))
     for name in ("x", "phi", "sx"):
         assert np.all(np.isfinite(after.z[name]))
         assert np.any(after.z[name] != state.z[name])
 
 
-class Planted:
-    """PPG with bugs that an argument of the compiled program switches on, so that all of them compile once.
+class Switched:
+    """PPG whose innovations move, and three bugs, are switched by an argument: one program for all of them.
 
-    `bug` is a number while the program is traced: -1 for none, or a place in `BUGS`.
+    `switch` is a number while that program is traced; everything is right where it is `RIGHT`.
     """
 
-    BUGS = (
-        "x not recomputed after the innovations move",
-        "density keeping -T log sx",
-        "init_loglik left out",
-    )
+    RIGHT, NO_INNOVATIONS, STALE_PATH, NO_LOG_SCALE, NO_INIT_LOGLIK = range(5)
 
     def __init__(self, monkeypatch, num_chains: int):
-        self.bug = jnp.array(-1)
+        self.switch = jnp.array(self.RIGHT)
         self.num_chains = num_chains
-        monkeypatch.setattr(ppg_module, "interweave", self._stale(ppg_module.interweave))
-        monkeypatch.setattr(
-            interweave_module, "from_noise", self._without_log_scale(interweave_module.from_noise)
-        )
-        monkeypatch.setattr(ScanModel, "ssm", self._without_init_loglik(ScanModel.ssm))
-        self.kernel = PPG(
-            linear_gaussian_scan, 10, inner_kernel=_hmc, interweave="joint", interweave_steps=16
-        )
+        monkeypatch.setattr(ppg_module, "interweave", self._interweave(ppg_module.interweave))
+        monkeypatch.setattr(interweave_module, "from_noise", self._from_noise(interweave_module.from_noise))
+        monkeypatch.setattr(ScanModel, "ssm", self._ssm(ScanModel.ssm))
+        self.kernel = PPG(linear_gaussian_scan, 10, interweave="joint", interweave_steps=8)
         self.y = data(20)
         self.program = jax.jit(self._run)
 
-    def _stale(self, interweave):
-        def stale(key, kernel, state, model, outer, theta, path):
-            moved = interweave(key, kernel, state, model, outer, theta, path)
-            kept = jax.tree.map(lambda old, new: jnp.where(self.bug == 0, old, new), path, moved.path)
-            return moved._replace(path=kept)
+    def _unless(self, switches: tuple[int, ...], value, otherwise):
+        off = jnp.isin(self.switch, jnp.array(switches))
+        return jax.tree.map(lambda new, old: jnp.where(off, old, new), value, otherwise)
 
-        return stale
+    def _interweave(self, right):
+        def switched(key, kernel, state, model, outer, theta, path):
+            moved = right(key, kernel, state, model, outer, theta, path)
+            return moved._replace(
+                theta=self._unless((self.NO_INNOVATIONS,), moved.theta, theta),
+                path=self._unless((self.NO_INNOVATIONS, self.STALE_PATH), moved.path, path),
+            )
 
-    def _without_log_scale(self, from_noise):
-        def without(ssm, initial, noise):
-            path, before, log_scale = from_noise(ssm, initial, noise)
-            return path, before, jnp.where(self.bug == 1, 0.0, 1.0) * log_scale
+        return switched
 
-        return without
+    def _from_noise(self, right):
+        def switched(ssm, initial, noise):
+            path, before, log_scale = right(ssm, initial, noise)
+            return path, before, self._unless((self.NO_LOG_SCALE,), log_scale, 0.0)
 
-    def _without_init_loglik(self, ssm_of):
-        def without(model, outer):
-            ssm = ssm_of(model, outer)
-            return ssm._replace(init_loglik=lambda x: jnp.where(self.bug == 2, 0.0, 1.0) * ssm.init_loglik(x))
+        return switched
 
-        return without
+    def _ssm(self, right):
+        def switched(model, outer):
+            ssm = right(model, outer)
+            return ssm._replace(
+                init_loglik=lambda x: self._unless((self.NO_INIT_LOGLIK,), ssm.init_loglik(x), 0.0)
+            )
 
-    def _run(self, state, bug):
-        self.bug = bug
+        return switched
+
+    def _run(self, state, switch):
+        self.switch = switch
 
         def sweep(state, _):
             state = self.kernel.sample(state, (self.y,), {})
@@ -292,24 +283,24 @@ class Planted:
 
         return jax.lax.scan(sweep, state, None, 160)[1]
 
-    def chain_means(self, bug: int, seed: int = 0) -> NDArray[np.float64]:
-        """Means over the second half of 160 sweeps, one row a chain."""
-        self.bug = jnp.array(-1)
-        state = self.kernel.init(random.split(random.key(seed), self.num_chains), 80, None, (self.y,), {})
-        return np.asarray(self.program(state, jnp.array(bug))[80:], np.float64).mean(0)
+    def z_scores(self, switch: int, num_batches: int = 1) -> NDArray[np.float64]:
+        """Of the second half of 160 sweeps, `num_chains` chains a batch."""
+        means = []
+        for batch in range(num_batches):
+            self.switch = jnp.array(self.RIGHT)
+            keys = random.split(random.key(batch), self.num_chains)
+            state = self.kernel.init(keys, 80, None, (self.y,), {})
+            means.append(np.asarray(self.program(state, jnp.array(switch))[80:], np.float64).mean(0))
+        return z_scores(np.concatenate(means), posterior(20).all)
 
 
-def _hmc(model):
-    return HMC(model, num_steps=4, trajectory_length=None)
-
-
-def test_smc_theta_posterior_with_the_innovations_move_and_with_planted_bugs(monkeypatch):
-    planted = Planted(monkeypatch, 500)
-    right = np.concatenate([planted.chain_means(-1, seed) for seed in (0, 1)])
-    assert_exact(z_scores(right, posterior(20).all))
-    for bug, name in enumerate(Planted.BUGS):
-        print(name)
-        assert_caught(z_scores(planted.chain_means(bug), posterior(20).all))
+def test_smc_theta_posterior_with_and_without_the_innovations_move_and_with_planted_bugs(monkeypatch):
+    switched = Switched(monkeypatch, 500)
+    assert_exact(switched.z_scores(Switched.RIGHT, num_batches=2))
+    assert_exact(switched.z_scores(Switched.NO_INNOVATIONS, num_batches=2))
+    assert_caught(switched.z_scores(Switched.STALE_PATH))
+    assert_caught(switched.z_scores(Switched.NO_LOG_SCALE))
+    assert_caught(switched.z_scores(Switched.NO_INIT_LOGLIK))
 
 
 NIGHTLY = {

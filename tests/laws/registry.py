@@ -14,7 +14,7 @@ import numpyro.distributions as dist
 from jax import random
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
-from numpyro.infer import NUTS, Gibbs
+from numpyro.infer import HMC, NUTS, Gibbs
 
 from emberwalk.infer import PPG, ParticleGibbs
 from tests.metropolis import Metropolis, location_scale
@@ -237,6 +237,7 @@ REGIMES = Target(
 
 
 BLOCK, X64, CALLABLE = "is_a_block_of_gibbs_or_says_why_not", "works_in_x64", "callable_chain_method_agrees"
+VECTORIZED = ("chain_methods_agree", "chains_differ")
 SWEEP_FIELDS = ("particle_ess", "particle_ess_min", "path_update_rate", "log_evidence", "num_nonfinite")
 HMC_FIELDS = ("potential_energy", "accept_prob", "num_steps", "diverging")
 
@@ -267,7 +268,8 @@ def ppg_in_gibbs():
 
 
 def ppg_of_regimes():
-    return PPG(regimes, num_particles=4, interweave=None)
+    inner = HMC(regimes, step_size=0.3, num_steps=3, trajectory_length=None)
+    return PPG(regimes, num_particles=4, interweave=None, inner_kernel=inner)
 
 
 def regimes_in_gibbs():
@@ -303,20 +305,19 @@ CASES = [
         Sampler(ppg, AUTOREGRESSION, with_log("sx")),
         Sampler(ppg_in_gibbs, AUTOREGRESSION, with_log("sx")),
         fields=("z", *SWEEP_FIELDS, "interweave_accept_prob", *HMC_FIELDS),
-        nightly=frozenset({CALLABLE}),
+        nightly=frozenset({BLOCK, CALLABLE, X64}),
     ),
     Case(
         "smc-ppg-discrete",
         Sampler(ppg_of_regimes, REGIMES),
         Sampler(regimes_in_gibbs, REGIMES),
         fields=("z", *SWEEP_FIELDS, *HMC_FIELDS),
-        nightly=frozenset({BLOCK, X64}),
+        nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
     ),
     Case(
         "smc-particle-gibbs",
         Sampler(path_alone, PATH_ALONE),
         Sampler(path_in_gibbs, AUTOREGRESSION, with_log("sx")),
         fields=("z", *SWEEP_FIELDS),
-        nightly=frozenset({X64}),
     ),
 ]

@@ -269,19 +269,35 @@ def test_floats_keep_their_precision(case):
 
 
 @every_case
+def test_is_double_in_x64(case, x64):
+    """In float64 a start and a few moves are float64 throughout; they are traced, not run."""
+    check_floats(jax.eval_shape(a_few_moves(case), KEY), jnp.float64)
+
+
+@every_case
 def test_works_in_x64(case, x64):
-    """A few draws in float64: finite, and float64 throughout."""
-    kernel, args = case.alone.kernel(), tuple(jnp.asarray(arg, float) for arg in case.alone.target.args)
-
-    def few(key):
-        state = kernel.init(key, 0, None, model_args=args, model_kwargs={})
-        return jax.lax.fori_loop(0, 3, lambda _, s: kernel.sample(s, args, {}), state)
-
+    """And they give finite draws."""
     with quick_to_compile():
-        state = jax.jit(few)(jax.random.key(1))
-    check_floats(state, jnp.float64)
-    draws = getattr(state, kernel.sample_field)
+        state = jax.jit(a_few_moves(case))(KEY)
+    draws = getattr(state, case.alone.kernel().sample_field)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(draws))
+
+
+def a_few_moves(case: Case) -> Any:
+    """key -> state after three moves."""
+    kernel, args = case.alone.kernel(), jax.tree.map(in_precision, case.alone.target.args)
+
+    def moves(key):
+        state = kernel.init(key, 0, None, model_args=args, model_kwargs={})
+        return jax.lax.fori_loop(0, 3, lambda _, state: kernel.sample(state, args, {}), state)
+
+    return moves
+
+
+def in_precision(arg: Any) -> Any:
+    """A float array in the precision that JAX is set to; anything else as it is."""
+    is_float = isinstance(arg, jax.Array) and jnp.issubdtype(arg.dtype, jnp.floating)
+    return arg.astype(jnp.result_type(float)) if is_float else arg
 
 
 def check_floats(tree: Any, dtype: Any) -> None:

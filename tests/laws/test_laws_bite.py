@@ -191,7 +191,7 @@ def test_a_law_catches(law, name):
 @pytest.mark.xdist_group("bad-IllMannered")
 def test_a_law_catches_half_precision_in_x64(x64):
     with pytest.raises(AssertionError):
-        laws.test_works_in_x64(BAD["IllMannered"], x64)
+        laws.test_is_double_in_x64(BAD["IllMannered"], x64)
 
 
 def no_refresh():
