@@ -125,7 +125,7 @@ def start_again(
     if isinstance(failed, jax.core.Tracer) or not np.any(failed):
         return state
     if is_prng_key(rng_key):
-        return again(rng_key, init_params)
+        return _strongly_typed(again(rng_key, init_params))
     kept = dict.fromkeys(shared)
     for chain in np.flatnonzero(failed):
         one = again(rng_key[chain], jax.tree.map(partial(_row, chain=int(chain)), init_params))

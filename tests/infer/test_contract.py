@@ -262,7 +262,7 @@ class Loose(Luck):
         return state._replace(i=state.i + 1, luck=0.75)
 
 
-@pytest.mark.parametrize("key", [KEY, KEYS], ids=["one", "batch"])
+@pytest.mark.parametrize("key", [*KEYS, KEYS], ids=["one", "two", "three", "batch"])
 def test_a_state_has_the_same_types_before_and_after_a_move(key):
     kernel = Loose()
     state = begin(kernel, key)

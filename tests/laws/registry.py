@@ -15,14 +15,20 @@ from jax import random
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.infer import HMC, NUTS, Gibbs
+from numpyro.infer.gibbs import with_conditioning
 
-from emberwalk.infer import PPG, ParticleGibbs
+from emberwalk.infer import PPG, ParticleGibbs, PPGState
 from tests.metropolis import Metropolis, location_scale
 
 
 def same(latents: Any) -> Any:
     """What `init` takes, where that is the latents as they are."""
     return latents
+
+
+def as_started(kernel: Any, state: Any, latents: Any, args: tuple) -> Any:
+    """The state of a kernel that starts where it is told."""
+    return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +61,13 @@ class Sampler:
         kernel: builds a fresh kernel.
         target: what it samples.
         start: latents -> `init_params` of the kernel (unconstrained where it asks for that).
+        place: (kernel, state, latents, args) -> state at the latents, where `init` does not take them.
     """
 
     kernel: Callable[[], Any]
     target: Target
     start: Callable[[Any], Any] = same
+    place: Callable[[Any, Any, Any, tuple], Any] = as_started
 
 
 @dataclass(frozen=True, eq=False)
@@ -286,6 +294,17 @@ def path_in_gibbs():
     return Gibbs([(path, ["x0", "x"]), (NUTS(autoregression, max_tree_depth=3, step_size=0.5), None)])
 
 
+def put_path(kernel, state, latents, args):
+    """The path block of a `Gibbs` starts from a filter: values from there are no user's, but prior draws."""
+    block, parameters = state.block_states
+    path = {site: latents[site] for site in block.z}
+    if isinstance(block, PPGState):
+        sweep, inner = block.block_states
+        block = block._replace(block_states=(sweep._replace(z=path), inner))
+    parameters = kernel.blocks[1][0].refresh(parameters, args, with_conditioning({}, path))
+    return state._replace(z={**state.z, **path}, block_states=(block._replace(z=path), parameters))
+
+
 CASES = [
     Case(
         "nuts",
@@ -303,21 +322,21 @@ CASES = [
     Case(
         "smc-ppg",
         Sampler(ppg, AUTOREGRESSION, with_log("sx")),
-        Sampler(ppg_in_gibbs, AUTOREGRESSION, with_log("sx")),
+        Sampler(ppg_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
         fields=("z", *SWEEP_FIELDS, "interweave_accept_prob", *HMC_FIELDS),
         nightly=frozenset({BLOCK, CALLABLE, X64}),
     ),
     Case(
         "smc-ppg-discrete",
         Sampler(ppg_of_regimes, REGIMES),
-        Sampler(regimes_in_gibbs, REGIMES),
+        Sampler(regimes_in_gibbs, REGIMES, place=put_path),
         fields=("z", *SWEEP_FIELDS, *HMC_FIELDS),
         nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
     ),
     Case(
         "smc-particle-gibbs",
         Sampler(path_alone, PATH_ALONE),
-        Sampler(path_in_gibbs, AUTOREGRESSION, with_log("sx")),
+        Sampler(path_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
         fields=("z", *SWEEP_FIELDS),
     ),
 ]

@@ -157,6 +157,7 @@ def moving(sampler: Sampler) -> Callable[..., Moved]:
     def one(key, latents, args, num_moves):
         kernel = sampler.kernel()
         state = kernel.init(key, 0, sampler.start(latents), model_args=args, model_kwargs={})
+        state = sampler.place(kernel, state, latents, args)
         state = jax.lax.fori_loop(0, num_moves, lambda _, s: kernel.sample(s, args, {}), state)
         draws = kernel.postprocess_fn(args, {})(getattr(state, kernel.sample_field))
         return Moved(draws, getattr(state, "num_nonfinite", None))
@@ -178,15 +179,32 @@ def exact_draws(sampler: Sampler, num: int) -> tuple[Any, tuple]:
         return jax.jit(jax.vmap(draw))(random.split(KEY, num))
 
 
-def move_exact_draws(case: Case, sampler: Sampler) -> tuple[Any, Any]:
-    """Test functions before and after the moves, a row a replica."""
+class Exact(NamedTuple):
+    """Exact draws, and the same draws as the kernel starts with them and as it leaves them.
+
+    Attributes:
+        latents: the exact draws.
+        started: what the kernel has before its first move.
+        before: test functions of the exact draws, a row a replica.
+        after: of the moved ones.
+    """
+
+    latents: Any
+    started: Any
+    before: Any
+    after: Any
+
+
+def move_exact_draws(case: Case, sampler: Sampler) -> Exact:
+    """Exact draws moved `case.moves` times."""
     latents, args = exact_draws(sampler, case.replicas)
-    keys = random.split(OTHER, case.replicas)
-    after = moving(sampler)(keys, latents, args, case.moves)
-    names = latents.keys() if isinstance(latents, dict) else None
-    moved = after.draws if names is None else {name: after.draws[name] for name in names}
+    keys, program = random.split(OTHER, case.replicas), moving(sampler)
+    draws = [program(keys, latents, args, moves).draws for moves in (0, case.moves)]
+    if isinstance(latents, dict):  # a kernel may draw more than what was given to it
+        draws = [{name: all_sites[name] for name in latents} for all_sites in draws]
+    started, moved = draws
     statistics = jax.vmap(sampler.target.statistics)
-    return statistics(latents, args), statistics(moved, args)
+    return Exact(latents, started, statistics(latents, args), statistics(moved, args))
 
 
 def move_beside_nan(case: Case) -> Moved:

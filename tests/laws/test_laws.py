@@ -74,7 +74,10 @@ def test_is_a_block_of_gibbs_or_says_why_not(case):
 def check_exact(case: Case, sampler: Sampler) -> None:
     if sampler.target.exact_draw is None or not case.stationary:
         pytest.skip(f"{case.name} does not leave its target invariant: its own tests know its law")
-    before, after = (np.asarray(values, np.float64) for values in move_exact_draws(case, sampler))
+    exact = move_exact_draws(case, sampler)
+    for name, given, started in leaf_pairs(exact.latents, exact.started):
+        np.testing.assert_allclose(started, given, rtol=1e-4, atol=1e-5, err_msg=f"{name} starts elsewhere")
+    before, after = np.asarray(exact.before, np.float64), np.asarray(exact.after, np.float64)
     assert np.isfinite(after).all()
     assert (np.any(before != after, 1)).mean() > 0.5, "most replicas did not move"
     # before and after are both exact: only their difference has a known mean, and it is 0
