@@ -57,7 +57,6 @@ class Start:
 
         self._one = jax.jit(init)
         self._chains = jax.jit(jax.vmap(init, in_axes=(0, 0, None), out_axes=axes))
-        self.in_python = init
 
     def is_for(self, arguments: tuple[int, tuple, dict[str, Any]]) -> bool:
         """Whether these are the arguments it was made for, the values of a `Gibbs` apart."""
@@ -78,13 +77,39 @@ def _identity_of(arguments: tuple[int, tuple, dict[str, Any]]) -> tuple:
     return num_warmup, tree, GIBBS_SITES_KWARG in model_kwargs, *(id(leaf) for leaf in leaves)
 
 
-def vectorized(sample_one: SampleOne, axes: Any, rng_key: Array) -> SampleOne:
-    """`sample_one` for the chains that `rng_key` was for: one, or a batch."""
+def vectorized(sample_one: SampleOne, axes: Any, rng_key: Array, first_state: Any) -> SampleOne:
+    """`sample_one` for the chains that `rng_key` was for: one, or a batch; it takes states like the first."""
+    made = _shapes(first_state)
 
     def sample(state, model_args, model_kwargs):
         return _strongly_typed(sample_one(state, model_args, model_kwargs))
 
-    return sample if is_prng_key(rng_key) else jax.vmap(sample, in_axes=(axes, None, None), out_axes=axes)
+    move = sample if is_prng_key(rng_key) else jax.vmap(sample, in_axes=(axes, None, None), out_axes=axes)
+
+    def checked(state, model_args, model_kwargs):
+        _check_made_here(_shapes(state), made)
+        return move(state, model_args, model_kwargs)
+
+    return checked
+
+
+def _shapes(state: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf by its name; keys apart, which may be of any kind."""
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="."): jnp.shape(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    return {name: shape for name, shape in leaves.items() if not name.endswith("rng_key")}
+
+
+def _check_made_here(given: dict[str, tuple[int, ...]], made: dict[str, tuple[int, ...]]) -> None:
+    for name in sorted(given.keys() | made.keys()):
+        if given.get(name) != made.get(name):
+            raise ValueError(
+                f"The state (post_warmup_state) is not one of this kernel, model and number of chains: field {name} "
+                f"has shape {given.get(name, 'nothing')}, where the kernel makes {made.get(name, 'nothing')}. "
+                "Continue from a state of the same MCMC, or warm up again."
+            )
 
 
 def _strongly_typed(state: Any) -> Any:
@@ -211,7 +236,7 @@ class ChainKernel(MCMCKernel):
         if holds_tracers(self):
             one_key, one_start = first_chain(rng_key, init_params)
             self.init_one(one_key, one_start, model_args, model_kwargs)
-        self._sample_fn = vectorized(self.sample_one, axes, rng_key)
+        self._sample_fn = vectorized(self.sample_one, axes, rng_key, state)
         again = partial(self.init_again, model_args=model_args, model_kwargs=model_kwargs)
         return start_again(state, self.failed(state), again, rng_key, init_params, self.shared_fields)
 

@@ -178,7 +178,6 @@ class ResumableRun:
         mcmc: the `MCMC` that draws the segments; alone it holds the last of them only.
         directory: where the files are.
         every: iterations in a segment.
-        sampler: the kernel.
         num_chains: number of chains.
         num_warmup: warm-up iterations of each chain.
         num_samples: iterations of each chain after the warm-up when the run is finished.
@@ -188,7 +187,7 @@ class ResumableRun:
 
     def __init__(self, mcmc: MCMC, directory: Path, every: int):
         self.mcmc, self.directory, self.every = mcmc, directory, every
-        self.sampler = mcmc.sampler
+        self._begun: Any = None
         self.num_chains: int = mcmc.num_chains
         self.num_warmup: int = mcmc.num_warmup
         self.num_samples: int = mcmc.num_samples  # a copy: while a segment is drawn, mcmc's own is `every`
@@ -197,6 +196,12 @@ class ResumableRun:
         self._last_state: Any = None
         self._args: tuple[Any, ...] = ()  # under the names by which ArviZ reads them from an MCMC
         self._kwargs: dict[str, Any] = {}
+
+    @property
+    def sampler(self) -> Any:
+        """The kernel; where a finished directory left nothing to draw, a copy that has seen the model and data."""
+        begun = getattr(self.mcmc.sampler, "_sample_fn", None) is not None
+        return self.mcmc.sampler if begun or self._begun is None else self._begun
 
     @property
     def last_state(self) -> Any:
@@ -233,7 +238,7 @@ class ResumableRun:
                 differs.
         """
         self._args, self._kwargs = args, kwargs
-        like = _state_structure(self.mcmc, rng_key, init_params, args, kwargs)
+        like, self._begun = _state_structure(self.mcmc, rng_key, init_params, args, kwargs)
         data = {"args": args, "kwargs": kwargs, "init_params": init_params}
         now = fingerprint(self.mcmc, self.every, rng_key, extra_fields, data, like)
         options = {"extra_fields": extra_fields, "init_params": init_params, **kwargs}
@@ -256,9 +261,9 @@ class ResumableRun:
                 "Call `run` with what it was started with, or start in another directory."
             )
         segments.check_segments(self.directory, manifest)
-        if getattr(self.sampler, "_sample_fn", None) is not None:
+        if getattr(self.mcmc.sampler, "_sample_fn", None) is not None:
             # The kernel may be bound to the data of an earlier run; None makes NumPyro call its `init`.
-            self.sampler._sample_fn = None
+            self.mcmc.sampler._sample_fn = None
         return manifest
 
     def _warm_up(self, now: Fingerprint, like: Any, rng_key: Any, args: Any, options: Any) -> Manifest:
@@ -307,8 +312,8 @@ def _make_directory(directory: Path) -> None:
 
 def _state_structure(
     mcmc: MCMC, rng_key: Any, init_params: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Tree, shapes and dtypes of the kernel's state; nothing is computed and the kernel stays as it is."""
+) -> tuple[Any, Any]:
+    """Tree, shapes and dtypes of the kernel's state, and a copy of the kernel that has begun; nothing is computed."""
     kernel = copy.deepcopy(mcmc.sampler)
 
     def start(key: Any, params: Any) -> Any:
@@ -324,4 +329,4 @@ def _state_structure(
     like = jax.eval_shape(start_all, rng_key, params)
     if not hasattr(like, "rng_key"):
         raise ValueError(f"{type(kernel).__name__} cannot be resumed: its state has no field rng_key.")
-    return like
+    return like, kernel

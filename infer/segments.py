@@ -266,6 +266,8 @@ def _parse_manifest(content: Any) -> Manifest:
     counts = [fingerprint[name] for name in ("num_chains", "num_samples", "every", "thinning")]
     if not all(type(count) is int and count > 0 for count in counts):
         raise ValueError(f"chains, samples, segment length and thinning are {counts}, not positive integers.")
+    if type(fingerprint["kernel"]) is not str or type(fingerprint["num_warmup"]) is not int:
+        raise ValueError("its kernel is no name or its warm-up no whole number.")
     num_chains, num_samples, every, thinning = counts
     segments = tuple(Segment(int(size), str(sha256)) for size, sha256 in content["segments"])
     draws = tuple(_parse_leaf(*leaf) for leaf in content["draws"])

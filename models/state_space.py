@@ -30,8 +30,8 @@ class StateSpace(dist.Distribution):
         length: T, the number of states, at least 2.
 
     Raises:
-        ValueError: for a batch shape that is not (), an event shape that differs from the
-            initial one, or a length below 2.
+        ValueError: for a batch shape that is not (), an event shape or a kind of number (continuous,
+            discrete) that differs from the initial one, or a length below 2.
         TypeError: if `initial` or what `transition` returns is no Distribution.
 
     Example:
@@ -60,6 +60,7 @@ class StateSpace(dist.Distribution):
         first = initial.support.feasible_like(jnp.zeros(initial.event_shape, _dtype(initial)))
         following = transition(first, jnp.array(1))
         _check_one_state(following, "transition(x_prev, t)", "transition", initial.event_shape)
+        _check_same_kind(_dtype(initial), _dtype(following))
         self.initial = initial
         self.transition = transition
         self.length = length
@@ -79,7 +80,7 @@ class StateSpace(dist.Distribution):
 
     def _sample_one(self, key: Key[Array, ""]) -> Array:
         key_first, key_rest = random.split(key)
-        first = self.initial.sample(key_first)
+        first = jnp.asarray(self.initial.sample(key_first), _dtype(self.initial))
 
         def step(previous, t):
             state = self.transition(previous, t).sample(random.fold_in(key_rest, t)).astype(first.dtype)
@@ -183,6 +184,14 @@ def _check_one_state(law, what: str, argument: str, event_shape: tuple[int, ...]
         )
     if event_shape is not None and law.event_shape != event_shape:
         raise ValueError(f"{argument} has event shape {law.event_shape}, but initial has {event_shape}.")
+
+
+def _check_same_kind(initial, following) -> None:
+    if jnp.issubdtype(initial, jnp.floating) != jnp.issubdtype(following, jnp.floating):
+        raise ValueError(
+            f"initial draws {initial} and transition draws {following}: both must be continuous or both discrete. "
+            "A fixed start of a continuous state is `Delta(jnp.array(0.0))`."
+        )
 
 
 def _dtype(law: dist.Distribution):

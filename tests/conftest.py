@@ -16,6 +16,8 @@ ROOT = Path(__file__).parents[1]
 jax.config.update("jax_compilation_cache_dir", str(ROOT / ".jax_cache"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+# Half the time of compilation; programs of much work ask for the rest (`tests.statistics.optimised`).
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.statistics import assert_caught, assert_exact, chain_z_scores, mcse, moments, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, moments, replicas, z_scores
 
 
 def test_z_of_independent_normals_is_standard_normal():
@@ -13,12 +13,6 @@ def test_z_of_independent_normals_is_standard_normal():
     assert abs(z.mean()) < 4.5 / np.sqrt(2_000)
     assert abs((z**2).mean() - 1) < 4.5 * np.sqrt(2 / 2_000)
     assert_exact(z)
-
-
-def test_error_is_taken_between_chains_and_not_within():
-    level = np.random.default_rng(0).normal(size=(100, 1, 1))
-    stuck = np.broadcast_to(level, (100, 50, 1))  # 5000 draws, but 100 values
-    np.testing.assert_allclose(chain_z_scores(stuck, 0.0), level.mean() / mcse(level[:, 0]))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 from numpyro.distributions import biject_to
 
 from ...kernels.smc import Path, from_noise, to_noise
@@ -43,12 +43,16 @@ def interweave(
     key: Array,
     kernel: InnovationsKernel,
     state: InnovationsState,
+    num_steps: Int[Array, ""],
     model: PathModel,
     outer: OuterModel,
     theta: SiteValues,
     path: SiteValues,
 ) -> InterweaveResult:
-    """Equation (1): `theta` holds the unconstrained parameters, `path` the values of the path sites."""
+    """Equation (1): `theta` holds the unconstrained parameters, `path` the values of the path sites.
+
+    `num_steps` must not depend on either.
+    """
     start = model.path_of(path)
     initial_noise = model.initial_noise(outer, _assign(theta)[0], start.initial)
     noise = (initial_noise, to_noise(_open(model, outer, theta, initial_noise).ssm, start))
@@ -58,7 +62,7 @@ def interweave(
         made = _make_path(model, outer, theta, put_back(moving))
         return made.log_density + made.log_scale
 
-    theta, moving, state, info = kernel.step(key, state, theta, moving, log_density)
+    theta, moving, state, info = kernel.step(key, state, theta, moving, log_density, num_steps)
     made = _make_path(model, outer, theta, put_back(moving))
     # a refused move must return the path bit for bit, and x(z(x)) is x only up to rounding
     path_after = jax.tree.map(

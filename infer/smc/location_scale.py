@@ -65,7 +65,10 @@ def required_noise_map(law: dist.Distribution) -> NoiseMap:
 
 
 def unconstrained_map(law: dist.Distribution) -> NoiseMap:
-    """x through the bijection of its support, for a law without location and scale."""
+    """x through the bijection of its support, for a law without location and scale; a `Delta` stays put."""
+    base = law.base_dist if isinstance(law, dist.Independent) else law
+    if isinstance(base, dist.Delta):
+        return NoiseMap(lambda z: base.v + 0 * z, jnp.zeros_like, lambda z: jnp.zeros(law.batch_shape))
     bijection = biject_to(law.support)
     return NoiseMap(bijection, bijection._inverse, lambda z: bijection.log_abs_det_jacobian(z, bijection(z)))
 

@@ -17,7 +17,7 @@ from ...kernels.smc.particle_gibbs import check_num_particles
 from ..contract import ChainKernel
 from .capture import OuterModel
 from .observations import check_observed
-from .path_model import PathModel, SiteValues
+from .path_model import PathModel, SiteValues, given_path
 from .report import path_dims, path_groups, path_warnings
 from .structure import check_owns_latents, check_path_move, find_path_model
 
@@ -36,9 +36,11 @@ class ParticleGibbsState(NamedTuple):
         log_evidence: of the conditional sweep: E[Z / Zhat] = 1 under stationarity, so that it lies
             about half its variance above log Z.
         num_nonfinite: weights that were NaN or +inf, plus stages without a possible particle.
+        num_sweeps: sweeps after warm-up, of which the counts and sums below are.
         update_counts: how often each stage left its reference particle.
         ess_sums: sums of 1 / sum W^2 of each stage.
-        tracing_counts: how often the particle drawn at stage t was the ancestor of that at t + 1.
+        tracing_counts: how often the particle drawn at stage t was the ancestor of that at t + 1, where
+            that had left its reference.
         rng_key: key of the next step.
     """
 
@@ -49,6 +51,7 @@ class ParticleGibbsState(NamedTuple):
     path_update_rate: Float[Array, ""]
     log_evidence: Float[Array, ""]
     num_nonfinite: Int[Array, ""]
+    num_sweeps: Int[Array, ""]
     update_counts: Int[Array, "T+1"]
     ess_sums: Float[Array, "T+1"]
     tracing_counts: Int[Array, "T"]
@@ -61,7 +64,8 @@ class ParticleGibbs(ChainKernel):
     Exact for every `num_particles` >= 2 (`kernels/smc/conditional.py`, equation 1; Andrieu, Doucet
     and Holenstein 2010). A block for `numpyro.infer.Gibbs`, listed before NUTS; its sites may be
     discrete. `PPG` is this block, NUTS and the innovations move in one. A model without parameters
-    may be given to `MCMC` with this kernel alone.
+    may be given to `MCMC` with this kernel alone. The first path comes from a particle filter; alone,
+    `init_params` gives another, which a `Gibbs` does not hand on.
 
     Args:
         model: a NumPyro model with one `scan` or one `StateSpace` site.
@@ -114,8 +118,8 @@ class ParticleGibbs(ChainKernel):
         self._model = model
         self.num_particles = num_particles
         self.path_move = path_move
-        self.sites = None if sites is None else tuple(sites)
-        self.init_sites = None if init_sites is None else tuple(init_sites)
+        self.sites = _names(sites, "sites")
+        self.init_sites = _names(init_sites, "init_sites")
         self.path_model: PathModel | None = None
 
     @property
@@ -156,7 +160,7 @@ class ParticleGibbs(ChainKernel):
         raise RuntimeError(
             f"No particle can explain the data at stage {int(times[0])} of {self.path.length}: with {num} particles "
             f"every weight of {list(self.path.observed)} was 0 or NaN there (log-weights all -inf). Look for a value "
-            "outside the support of its law, or start from parameters under which it is possible (init_strategy)."
+            "outside the support of its law, or start from parameters under which it is possible (init_params)."
         )
 
     def _init_with(self, num, rng_key, init_params, model_args, model_kwargs):
@@ -177,12 +181,11 @@ class ParticleGibbs(ChainKernel):
         model, values = self.path, self.path.values_of(sweep.path)
         # what Gibbs hands to its blocks is a prototype of its own, not what a user asked for
         if init_params is not None and GIBBS_SITES_KWARG not in model_kwargs:
-            values = {
-                name: jnp.asarray(init_params.get(name, value), value.dtype) for name, value in values.items()
-            }
+            values = given_path(init_params, values)
         return ParticleGibbsState(
             jnp.zeros((), jnp.int32), values, *_scalars(sweep, model.offset), sweep.num_nonfinite,
-            jnp.zeros(model.length + 1, jnp.int32), jnp.zeros_like(sweep.ess), jnp.zeros(model.length, jnp.int32),
+            jnp.zeros((), jnp.int32), jnp.zeros(model.length + 1, jnp.int32), jnp.zeros_like(sweep.ess),
+            jnp.zeros(model.length, jnp.int32),
             random.fold_in(rng_key, _MAX_DOUBLINGS + 1),
         )  # fmt: skip
 
@@ -200,6 +203,7 @@ class ParticleGibbs(ChainKernel):
             model.values_of(sweep.path),
             *_scalars(sweep, model.offset),
             state.num_nonfinite + sweep.num_nonfinite,
+            state.num_sweeps + counted,
             state.update_counts + (counted & (sweep.indices != 0)),
             state.ess_sums + jnp.where(counted, sweep.ess, 0.0),
             state.tracing_counts + (counted & sweep.from_ancestor),
@@ -249,6 +253,14 @@ def _scalars(sweep: SweepResult, offset: int) -> tuple[Array, Array, Array, Arra
     """particle_ess, particle_ess_min, path_update_rate and log_evidence over the time axis of the path."""
     ess, indices = sweep.ess[1 - offset :], sweep.indices[1 - offset :]
     return ess.mean(), ess.min(), jnp.mean(indices != 0, dtype=ess.dtype), sweep.log_evidence
+
+
+def _names(names: Sequence[str] | None, argument: str) -> tuple[str, ...] | None:
+    if isinstance(names, str):
+        raise ValueError(
+            f"{argument} must be a list of site names, got the string {names!r}: write [{names!r}]."
+        )
+    return None if names is None else tuple(names)
 
 
 def _identity(values):

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ...kernels.smc import SSM, Path
@@ -93,6 +94,16 @@ class PathModel(ABC):
 def assign_from(values: SiteValues) -> Callable[[dict[str, Any]], Array | None]:
     """`assign` that looks sites up in `values`."""
     return lambda msg: values.get(msg["name"])
+
+
+def given_path(given: SiteValues, drawn: SiteValues) -> SiteValues:
+    """The path that was drawn, with what `init_params` gives of it in its place."""
+    for name, value in drawn.items():
+        if name in given and jnp.shape(given[name]) != value.shape:
+            raise ValueError(
+                f"init_params gives path site {name!r} the shape {jnp.shape(given[name])}, but it has {value.shape}."
+            )
+    return {name: jnp.asarray(given.get(name, value), value.dtype) for name, value in drawn.items()}
 
 
 def check_length(kept: int, given: int) -> None:

@@ -31,7 +31,7 @@ from .capture import OuterModel
 from .interweave import interweave
 from .location_scale import allowed_classes
 from .particle_gibbs import SCALAR_FIELDS, ParticleGibbs
-from .path_model import SiteValues, assign_from
+from .path_model import SiteValues, assign_from, given_path
 from .report import path_dims, path_groups, path_warnings
 from .scan_model import ScanModel
 from .structure import find_path_model
@@ -152,7 +152,7 @@ class PPG(Gibbs):
         path_move: "backward" (exact O(N) backward sampling) or "trace" (the genealogy).
         interweave: "joint" makes the innovations move after every sweep; None leaves it out; "auto"
             makes it where every continuous latent is location-scale given the carry.
-        interweave_steps: leapfrog steps of that move.
+        interweave_steps: leapfrog steps of that move; the first draws make 1, 2, 3, ... of them.
 
     Raises:
         ValueError, TypeError: for arguments that cannot be meant, at once; for a model that has no
@@ -181,7 +181,7 @@ class PPG(Gibbs):
         init_sites: Sequence[str] | None = None,
         path_move: PathMove = "backward",
         interweave: str | None = "auto",
-        interweave_steps: int = 32,
+        interweave_steps: int = 40,
     ):
         if interweave not in _INTERWEAVE:
             raise ValueError(f"interweave must be one of {_INTERWEAVE}, got {interweave!r}.")
@@ -230,11 +230,11 @@ class PPG(Gibbs):
         if holds_tracers(inner) or not isinstance(inner, HMC | ModelKernel) or self._has_param:
             # what the inner kernel noted in that trace must not outlive it
             self._init_one(*first_chain(rng_key, init_params), model_args, model_kwargs)
-        self._sample_fn = vectorized(self._sample_one, axes, rng_key)
         again = partial(self._init_one, model_args=model_args, model_kwargs=model_kwargs)
-        return start_again(
-            state, self.path_block.failed(state.block_states[0]), again, rng_key, init_params, ("i",)
-        )
+        failed = self.path_block.failed(state.block_states[0])
+        state = start_again(state, failed, again, rng_key, init_params, ("i",))
+        self._sample_fn = vectorized(self._sample_one, axes, rng_key, state)  # after Gibbs has set its own
+        return state
 
     def _init_one(self, rng_key, init_params, model_args, model_kwargs) -> PPGState:
         """First state of one chain; the path comes from an unconditional filter unless it is given."""
@@ -243,9 +243,7 @@ class PPG(Gibbs):
         state = super().init(key_first, self._num_warmup, parameters, model_args, model_kwargs)
         block, inner = state.block_states
         if path:
-            block = block._replace(
-                z={name: jnp.asarray(path.get(name, z), z.dtype) for name, z in block.z.items()}
-            )
+            block = block._replace(z=given_path(path, block.z))
             inner = self._kernels[1].refresh(inner, model_args, with_conditioning(model_kwargs, block.z))
         self._joint = self._wants_joint(inner)
         interweaving = None
@@ -285,6 +283,7 @@ class PPG(Gibbs):
             key,
             self._innovations(),
             state.interweave.adaptation,
+            jnp.minimum(self.interweave_steps, 1 + state.i),
             self.path_block.path,
             OuterModel(conditioned(self._model), model_args, model_kwargs),
             inner.z,
@@ -296,7 +295,7 @@ class PPG(Gibbs):
         return state._replace(block_states=(block, inner), interweave=interweaving)
 
     def _innovations(self):
-        return innovations_hmc(self._num_warmup, num_steps=self.interweave_steps)
+        return innovations_hmc(self._num_warmup)
 
     def _read_model(self, outer: OuterModel) -> None:
         """Find the path, name the blocks' sites, and give the inner kernel the time-parallel density."""
@@ -405,7 +404,7 @@ class PPG(Gibbs):
 
     def warnings(self, mcmc) -> list[str]:
         """Sentences for `diagnose`, each with its number and the way out."""
-        return path_warnings(self.path_block, mcmc.last_state.block_states[0])
+        return path_warnings(self.path_block, mcmc.last_state.block_states[0], joint_move=self._joint)
 
     def groups(self, mcmc) -> dict[str, Any]:
         """Group `path_diagnostics` of `to_datatree`: update rate and particle ESS by time."""

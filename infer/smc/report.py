@@ -11,45 +11,63 @@ from .path_model import PathModel
 _ENOUGH, _TOO_FEW, _TRACING = 0.5, 0.2, 0.99
 
 
-def path_warnings(kernel: Any, state: Any) -> list[str]:
+def path_warnings(kernel: Any, state: Any, *, joint_move: bool = False) -> list[str]:
     """Sentences on too few particles, weights that were no numbers, and paths that are only traced.
 
     Args:
         kernel: a `ParticleGibbs` that has run.
         state: its last state, with or without an axis of chains.
+        joint_move: whether the innovations move renews the path too.
     """
     model: PathModel = kernel.path_model
     sentences = []
-    draws = _draws(kernel, state)
+    draws = _draws(state)
     if draws:
         rates = update_rates(kernel, state).mean(0)
         worst = int(rates.argmin())
         if rates[worst] < _TOO_FEW:
-            sentences.append(
-                f"The state at time {worst} was renewed in only {rates[worst]:.0%} of the sweeps. Raise num_particles "
-                f"(now {kernel.num_particles}) until the smallest rate is at least {_ENOUGH:.0%}; plot_update_rate "
-                "shows it."
-            )
-        traced = _by_chain(state.tracing_counts).sum(0) / (draws * _num_chains(state))
+            sentences.append(_renewed_too_rarely(kernel.num_particles, worst, rates[worst], joint_move))
+        renewed = _by_chain(state.update_counts)[:, 1:].sum(0)
+        traced = _by_chain(state.tracing_counts).sum(0) / np.maximum(renewed, 1)
         if kernel.path_move == "backward" and model.order is not None and np.mean(traced > _TRACING) > 0.5:
             sentences.append(
                 f"Backward sampling chose the ancestor in more than {_TRACING:.0%} of the draws at most times: the "
                 "transition is (almost) deterministic. Make its random part the latent site and carry the rest."
             )
+    if kernel.path_move == "backward" and model.order is None:
+        sentences.append(
+            "The Markov order of the model is unknown, so that paths were traced and their early states hardly move. "
+            "Let the carry hold what the next steps need of the past, each lag a leaf of its own."
+        )
     count = int(np.sum(state.num_nonfinite))
     if count:
         sentences.append(
-            f"{count} particle weights were NaN or infinite, or all zero at a time; such a sweep kept its path. "
+            f"{count} particle weights were NaN or infinite and counted as zero, or all were zero at a time, where the "
+            "sweep kept its path. "
             f"Look for log(0) or an overflow in the likelihood of {list(model.observed)}."
         )
     return sentences
+
+
+def _renewed_too_rarely(num_particles: int, time: int, rate: float, joint_move: bool) -> str:
+    seen = f"The particles renewed the state at time {time} in only {rate:.0%} of the sweeps. "
+    if joint_move:
+        way_out = (
+            f"The innovations move renews it too; raise num_particles (now {num_particles}) if arviz.summary shows "
+            "too low an ESS there"
+        )
+    else:
+        way_out = (
+            f"Raise num_particles (now {num_particles}) until the smallest rate is at least {_ENOUGH:.0%}"
+        )
+    return f"{seen}{way_out}; plot_update_rate shows every time."
 
 
 def path_groups(kernel: Any, state: Any) -> dict[str, Any]:
     """Group `path_diagnostics`: update rate and particle ESS, dims (chain, time)."""
     import xarray as xr
 
-    draws = max(_draws(kernel, state), 1)
+    draws = max(_draws(state), 1)
     stages = slice(1 - kernel.path_model.offset, None)
     ess = _by_chain(state.ess_sums)[:, stages] / draws
     data = {
@@ -72,15 +90,11 @@ def path_dims(model: PathModel | None) -> tuple[dict[str, Any], dict[str, list[s
 def update_rates(kernel: Any, state: Any) -> np.ndarray:
     """Share of the sweeps after warm-up that renewed each time, shape (chains, time)."""
     counts = _by_chain(state.update_counts)[:, 1 - kernel.path_model.offset :]
-    return counts / max(_draws(kernel, state), 1)
+    return counts / max(_draws(state), 1)
 
 
-def _draws(kernel: Any, state: Any) -> int:
-    return max(int(np.max(state.i)) - kernel._num_warmup, 0)
-
-
-def _num_chains(state: Any) -> int:
-    return _by_chain(state.update_counts).shape[0]
+def _draws(state: Any) -> int:
+    return int(np.max(state.num_sweeps))
 
 
 def _by_chain(values: jax.Array) -> np.ndarray:

@@ -4,13 +4,14 @@
     x_t: latents of the body;   log m_t, log g_t: log p of its latent and observed sites        (1)
 
 Sites outside the scan that depend on x_0 make g_0. Where everything stands is found by dataflow on
-the model itself (`find_scan_model`), never by names.
+the model itself (`structure.py`), never by names.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+from jax import random
 from jaxtyping import Array
 
 from ...kernels.smc import SSM, Evaluation, Path
@@ -123,14 +124,15 @@ class ScanModel(PathModel):
             return {name: site["value"] for name, site in sites.items()}
 
         def propose(key, carry, t, is_reference, reference):
+            # `seed` would hash a key for each site; one latent may have the particle's own
+            keys = dict(zip(self.time_sites, _keys(key, len(self.time_sites)), strict=True))
+
             def draw(msg):
-                drawn = msg["fn"](
-                    rng_key=msg["kwargs"]["rng_key"], sample_shape=msg["kwargs"]["sample_shape"]
-                )
+                drawn = msg["fn"](rng_key=keys[msg["name"]], sample_shape=msg["kwargs"]["sample_shape"])
                 own = reference[msg["name"]]
                 return jnp.where(is_reference, jnp.asarray(own, drawn.dtype), drawn)
 
-            run = run_body(call, carry, t - 1, draw, key)
+            run = run_body(call, carry, t - 1, draw, random.fold_in(key, _BEYOND_DRAWS))
             return {name: site["value"] for name, site in latent_sites(run.sites).items()}, _evaluation(run)
 
         def to_noise(carry, latents, t):
@@ -167,6 +169,13 @@ class ScanModel(PathModel):
 def initial_map(law):
     """Standardised noise of an initial site, or its unconstrained value where it has no scale."""
     return noise_map(law) or unconstrained_map(law)
+
+
+_BEYOND_DRAWS = 2**31 - 1  # no counter of a draw: a key apart, for what else in a body asks for chance
+
+
+def _keys(key: Array, num: int) -> list[Array]:
+    return [key] if num == 1 else list(random.split(key, num))
 
 
 def _evaluation(run) -> Evaluation:

@@ -20,7 +20,7 @@ from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .forward import History
-from .resampling import inverse_cdf, safe_log_weights
+from .resampling import inverse_cdf, relative_weights, safe_log_weights, select
 from .types import SSM, Latents, Path, take
 
 
@@ -30,15 +30,17 @@ class Choice(NamedTuple):
     Attributes:
         path: x_{0:T}.
         indices: b_0, ..., b_T; 0 where the reference particle was kept.
-        from_ancestor: whether b_s is the ancestor of b_{s+1}, for s = 0, ..., T - 1. Nearly always
+        from_ancestor: whether b_s is the ancestor of b_{s+1} != 0, for s = 0, ..., T - 1. Nearly always
             true: the transition is (almost) deterministic, and backward sampling only traces.
         num_nonfinite: backward weights that were NaN or +inf.
+        impossible: whether no particle of stage s = 0, ..., T - 1 can have led to the future chosen.
     """
 
     path: Path
     indices: Int[Array, "T+1"]
     from_ancestor: Bool[Array, "T"]
     num_nonfinite: Int[Array, ""]
+    impossible: Bool[Array, "T"]
 
 
 def trace_path(key: Key[Array, ""], history: History) -> Choice:
@@ -53,8 +55,9 @@ def trace_path(key: Key[Array, ""], history: History) -> Choice:
     return Choice(
         Path(take(history.initial, first), latents),
         jnp.concatenate([first[None], indices]),
-        jnp.ones(indices.shape, bool),
+        indices != 0,
         jnp.zeros((), jnp.int32),
+        jnp.zeros(indices.shape, bool),
     )
 
 
@@ -70,22 +73,27 @@ def sample_path(key: Key[Array, ""], ssm: SSM, history: History) -> Choice:
     window = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (order, *leaf.shape)), chosen)
 
     def step_back(state, stage):
-        s, carry, log_weights, latents_after, ancestors = stage
+        s, uniform, carry, log_weights, latents_after, ancestors = stage
         index_after, window = state
         chosen = take(latents_after, index_after)
         window = _push(window, chosen)
         log_weights = log_weights + _future_log_factors(ssm, order, carry, window, s)
         log_weights, num_bad = safe_log_weights(log_weights)
-        index = inverse_cdf(random.fold_in(key_back, s), log_weights, 1)[0]
-        return (index, window), (chosen, index_after, index == ancestors[index_after], num_bad)
+        impossible = log_weights.max() == -jnp.inf
+        index = select(uniform[None], relative_weights(log_weights)[0])[0]
+        # the reference's ancestor is the reference: a sticky one is no sign of a deterministic transition
+        traced = (index == ancestors[index_after]) & (index_after != 0)
+        return (index, window), (chosen, index_after, traced, num_bad, impossible)
 
     times = jnp.arange(ssm.length)
-    stages = (times, history.carries, history.log_weights, history.latents, history.ancestors)
-    (first, _), (latents, indices, from_ancestor, bad) = lax.scan(
+    uniforms = random.uniform(key_back, (ssm.length,), history.log_weights.dtype)
+    stages = (times, uniforms, history.carries, history.log_weights, history.latents, history.ancestors)
+    (first, _), (latents, indices, from_ancestor, bad, impossible) = lax.scan(
         step_back, (last, window), stages, reverse=True
     )
     path = Path(take(history.initial, first), latents)
-    return Choice(path, jnp.concatenate([first[None], indices]), from_ancestor, bad.sum(dtype=jnp.int32))
+    indices = jnp.concatenate([first[None], indices])
+    return Choice(path, indices, from_ancestor, bad.sum(dtype=jnp.int32), impossible)
 
 
 def _push(window: Latents, latents: Latents) -> Latents:

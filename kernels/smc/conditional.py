@@ -29,13 +29,13 @@ class SweepResult(NamedTuple):
     Attributes:
         path: the new x_{0:T}; the reference itself if some stage had no possible particle.
         indices: b_0, ..., b_T, 0 where the reference particle was kept.
-        from_ancestor: whether b_s is the ancestor of b_{s+1} (see `backward.Choice`).
+        from_ancestor: whether b_s is the ancestor of b_{s+1} != 0 (see `backward.Choice`).
         ess: 1 / sum W^2 of stages 0, ..., T, each in [1, N].
         log_evidence: sum_t log mean_i w_t^i. Of a conditional sweep under stationarity
             E[Z / Zhat] = 1, so that it lies about half its variance above log Z; of an
             unconditional one E[Zhat] = Z, and it lies as much below.
         num_nonfinite: weights that were NaN or +inf, plus stages without a possible particle.
-        impossible: whether a stage had no possible particle, stages 0, ..., T.
+        impossible: whether a stage had no possible particle, forwards or backwards, stages 0, ..., T.
     """
 
     path: Path
@@ -103,12 +103,16 @@ def _sweep(key, ssm: SSM, path: Path | None, num: int, path_move: PathMove) -> S
     history, stats = forward_sweep(key_forward, ssm, num, path)
     backward = path_move == "backward"
     choice = sample_path(key_path, ssm, history) if backward else trace_path(key_path, history)
+    # where the filter itself broke down, what comes after it is no news
+    broken = choice.impossible & ~stats.impossible.any()
     return SweepResult(
         path=choice.path,
         indices=choice.indices,
         from_ancestor=choice.from_ancestor,
         ess=stats.ess,
         log_evidence=stats.log_mean_weight.sum(),
-        num_nonfinite=stats.num_nonfinite.sum(dtype=jnp.int32) + choice.num_nonfinite,
-        impossible=stats.impossible,
+        num_nonfinite=stats.num_nonfinite.sum(dtype=jnp.int32)
+        + choice.num_nonfinite
+        + broken.sum(dtype=jnp.int32),
+        impossible=stats.impossible | jnp.append(broken, False),
     )

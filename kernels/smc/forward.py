@@ -59,7 +59,7 @@ def first_stage(
     key: Key[Array, ""], ssm: SSM, num: int, reference: Latents | None
 ) -> tuple[Cloud, StageStats]:
     """Stage 0: x_0^i ~ chi, w_0^i = g_0; slot 0 holds the reference if there is one."""
-    latents = jax.vmap(ssm.init)(random.split(key, num))
+    latents = jax.vmap(ssm.init)(_slot_keys(key, num))
     if reference is not None:
         latents = jax.tree.map(lambda leaf, value: leaf.at[0].set(value), latents, reference)
     in_slots = None if not jax.tree.leaves(latents) else 0
@@ -81,9 +81,10 @@ def next_stage(
     if reference is None:
         reference = empty_latents(ssm, cloud.carry)
     latents, factors = jax.vmap(propose(ssm), in_axes=(0, 0, None, 0, None))(
-        random.split(key_propose, num), take(cloud.carry, ancestors), t, is_reference, reference
+        _slot_keys(key_propose, num), take(cloud.carry, ancestors), t, is_reference, reference
     )
-    log_weights, stats = _stage_stats(factors.log_likelihood)
+    # where nothing is observed a state that is no number would have weight 1
+    log_weights, stats = _stage_stats(jnp.where(_has_nan(latents), jnp.nan, factors.log_likelihood))
     return Cloud(latents, factors.carry, log_weights), ancestors, stats
 
 
@@ -93,16 +94,40 @@ def forward_sweep(key: Key[Array, ""], ssm: SSM, num: int, path: Path | None) ->
     initial = cloud.latents
     cloud = with_stage_latents(ssm, cloud)
 
-    def step(cloud: Cloud, stage: tuple[Int[Array, ""], PyTree[Array]]):
-        t, reference = stage
-        after, ancestors, stats = next_stage(random.fold_in(key, t), ssm, cloud, t, reference)
-        return after, (cloud.carry, cloud.log_weights, after.latents, ancestors, stats)
+    def step(cloud: Cloud, stage: tuple[Int[Array, ""], Key[Array, ""], PyTree[Array]]):
+        t, key, reference = stage
+        after, ancestors, stats = next_stage(key, ssm, cloud, t, reference)
+        return after, (cloud.carry, cloud.log_weights, after.latents, ancestors, stats.num_nonfinite)
 
+    # what a stage does not need is done for all of them at once: keys before, statistics after the loop
     times = jnp.arange(1, ssm.length + 1)
-    last, stored = lax.scan(step, cloud, (times, None if path is None else path.latents))
-    carries, log_weights, latents, ancestors, stats = stored
-    stats = jax.tree.map(lambda one, rest: jnp.concatenate([one[None], rest]), first_stats, stats)
+    keys = jax.vmap(random.fold_in, in_axes=(None, 0))(key, times)
+    last, stored = lax.scan(step, cloud, (times, keys, None if path is None else path.latents))
+    carries, log_weights, latents, ancestors, num_nonfinite = stored
+    _, stats = jax.vmap(_stage_stats)(jnp.concatenate([log_weights, last.log_weights[None]]))
+    stats = stats._replace(num_nonfinite=jnp.append(first_stats.num_nonfinite, num_nonfinite))
     return History(initial, carries, log_weights, latents, ancestors, last), stats
+
+
+def _slot_keys(key: Key[Array, ""], num: int) -> Key[Array, "N"]:
+    """A key a particle: that of the stage with the slot added to its last word.
+
+    A counter-based generator asks for no more than distinct keys (Salmon and others 2011), and hashing each
+    of them, as `random.split` does, is a tenth of a sweep.
+    """
+    words = random.key_data(key)
+    slots = jnp.arange(num, dtype=words.dtype)
+    every = jnp.broadcast_to(words, (num, *words.shape)).at[:, -1].add(slots)
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return random.wrap_key_data(every, impl=random.key_impl(key)) if typed else every
+
+
+def _has_nan(latents: Latents) -> Bool[Array, "N"]:
+    def in_leaf(leaf: Array) -> Bool[Array, "N"]:
+        return jnp.isnan(leaf).any(tuple(range(1, leaf.ndim)))
+
+    floats = [leaf for leaf in jax.tree.leaves(latents) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return sum(map(in_leaf, floats), start=jnp.zeros((), bool))
 
 
 def empty_latents(ssm: SSM, carry: Carry) -> Latents:

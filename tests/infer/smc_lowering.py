@@ -27,7 +27,6 @@ from emberwalk.kernels.smc import Path, from_noise, to_noise
 from emberwalk.kernels.smc.types import propose, take
 
 Y = jnp.array([0.3, -0.2, 1.1, 0.5])
-QUICK = {"xla_backend_optimization_level": 0}  # compiles in half the time; nothing here runs twice
 
 
 def phi_and_x0():
@@ -109,7 +108,7 @@ def densities(model: Callable, *args, num: int = 2) -> tuple[jax.Array, jax.Arra
         outer, path = at(model, args, path_model, values)
         return sum_of_pieces(path_model, outer, path), log_density(model, args, {}, values)[0]
 
-    return jax.jit(jax.vmap(one), compiler_options=QUICK)(random.split(random.key(0), num))
+    return jax.jit(jax.vmap(one))(random.split(random.key(0), num))
 
 
 class Lowered(NamedTuple):
@@ -162,4 +161,4 @@ def lowered(model: Callable, *args, num: int = 2) -> Lowered:
             None if path_model.without_noise else from_noise(ssm, path.initial, to_noise(ssm, path))[0],
         )
 
-    return jax.jit(jax.vmap(one), compiler_options=QUICK)(random.split(random.key(0), num))
+    return jax.jit(jax.vmap(one))(random.split(random.key(0), num))

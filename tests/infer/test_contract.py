@@ -65,6 +65,24 @@ def test_axes_name_the_shared_fields():
     assert chain_axes(State, ()) == State(0, 0)
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"init_params": {"m": jnp.zeros(2), "s": jnp.zeros(())}}, r"z\.m has shape \(2,\), .* makes \(\)"),
+        ({"init_params": {"mean": jnp.zeros(())}}, r"z\.m has shape nothing, .* makes \(\)"),
+        ({"key": KEYS}, r"accept_prob has shape \(3,\), .* makes \(\)"),
+    ],
+    ids=["another shape", "another model", "another number of chains"],
+)
+def test_a_state_that_another_start_made_is_refused(kernel, given, field):
+    state = begin(kernel, given.get("key", KEY))
+    if "init_params" in given:
+        state = state._replace(z=given["init_params"])
+    begin(kernel)
+    with pytest.raises(ValueError, match=rf"post_warmup_state.*field {field}.*warm up again"):
+        kernel.sample(state, (Y,), {})
+
+
 # A model.
 
 

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import jax
@@ -12,8 +13,9 @@ import pytest
 from jax import random
 from numpyro.infer import MCMC, NUTS
 
-from emberwalk.infer import segments
+from emberwalk.infer import PPG, segments, to_datatree
 from emberwalk.infer.resume import ResumableRun, read_directory, resumable
+from emberwalk.models import linear_gaussian
 from tests.infer.resume_cases import (
     CASES,
     EVERY,
@@ -328,3 +330,21 @@ def test_another_precision_and_another_version_are_refused(folder, monkeypatch):
     monkeypatch.setattr(numpyro, "__version__", "0.22.9")
     with pytest.raises(ValueError, match=r"versions numpyro was .*, now it is 0\.22\.9"):
         walk_on(folder)
+
+
+def test_a_finished_directory_in_a_new_process_has_all_that_its_kernel_says(tmp_path):
+    """Nothing is left to draw, so that NumPyro never starts the kernel."""
+
+    def run():
+        kernel = PPG(linear_gaussian, 2, interweave=None)
+        settings = {"num_warmup": 2, "num_samples": 4, "progress_bar": False}
+        made = resumable(MCMC(kernel, **settings), tmp_path, every=2)
+        made.run(KEY, Y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return to_datatree(made)
+
+    first, again = run(), run()
+    assert again["posterior"]["x"].dims == ("chain", "draw", "time")
+    assert first.equals(again)
+    assert again["path_diagnostics"].attrs["sweeps"] == 4

@@ -262,7 +262,7 @@ BAD = {
     "impossible data": (
         lambda: run(ParticleGibbs(beyond_the_support, 4), jnp.array([1, 0, -1, 2])),
         RuntimeError,
-        r"stage 3 of 4: with 4 particles.*\['count'\].*log-weights all -inf.*init_strategy",
+        r"stage 3 of 4: with 4 particles.*\['count'\].*log-weights all -inf.*init_params",
     ),
     "scan state of other data": (
         lambda: find(fixed, Y).ssm(OuterModel(fixed, (Y[:3],), {})),
@@ -278,6 +278,16 @@ BAD = {
         lambda: StateSpace(dist.Normal(jnp.zeros(2), 1.0), lambda prev, t: NORMAL, 4),
         E,
         r"initial must have batch shape \(\), got \(2,\).*to_event\(1\)",
+    ),
+    "transition of another kind": (
+        lambda: StateSpace(dist.Poisson(3.0), lambda prev, t: NORMAL, 4),
+        E,
+        r"initial draws int32 and transition draws float32: both must be.*Delta\(jnp.array\(0.0\)\)",
+    ),
+    "sites as a string": (
+        lambda: ParticleGibbs(fixed, 4, sites="x0"),
+        E,
+        r"sites must be a list of site names, got the string 'x0': write \['x0'\]",
     ),
     "transition of another shape": (
         lambda: StateSpace(NORMAL, lambda prev, t: dist.Normal(jnp.zeros(2), 1.0).to_event(1), 4),

@@ -25,10 +25,10 @@ from emberwalk.infer.smc import ppg as ppg_module
 from emberwalk.infer.smc.scan_model import ScanModel
 from emberwalk.kernels.smc import particle_filter
 from emberwalk.models import StateSpace, emission, linear_gaussian, linear_gaussian_scan
-from tests.infer.smc_lowering import QUICK, at, find
+from tests.infer.smc_lowering import at, find
 from tests.kernels.smc_models import HMM_TRANSITIONS, HMM_Y, autoregression, hidden_markov
 from tests.smc_data import linear_gaussian_data
-from tests.statistics import assert_caught, assert_exact, mcse, moments, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, mcse, moments, optimised, replicas, z_scores
 
 THETA = ("phi", "sx")
 
@@ -48,7 +48,8 @@ def chain_means(
         state = sample(state, args, {})
         return state, collect(state)
 
-    _, seen = jax.jit(lambda state: jax.lax.scan(sweep, state, None, num_warmup + num_sweeps))(state)
+    with optimised():
+        _, seen = jax.jit(lambda state: jax.lax.scan(sweep, state, None, num_warmup + num_sweeps))(state)
     return np.asarray(seen[num_warmup:], np.float64).mean(0)
 
 
@@ -219,7 +220,7 @@ def test_smc_three_blocks_of_gibbs_run():
     kernel = Gibbs([(ParticleGibbs(linear_gaussian, 4), ["x"]), (hmc(), ["phi"]), (hmc(), ["sx"])])
     y = data(20)[:4]
     state = kernel.init(random.key(0), 0, None, (y,), {})
-    step = jax.jit(lambda state: kernel.sample(state, (y,), {}), compiler_options=QUICK)
+    step = jax.jit(lambda state: kernel.sample(state, (y,), {}))
     after = step(step(state))
     for name in ("x", "phi", "sx"):
         assert np.all(np.isfinite(after.z[name]))
@@ -249,8 +250,8 @@ class Switched:
         return jax.tree.map(lambda new, old: jnp.where(off, old, new), value, otherwise)
 
     def _interweave(self, right):
-        def switched(key, kernel, state, model, outer, theta, path):
-            moved = right(key, kernel, state, model, outer, theta, path)
+        def switched(key, kernel, state, num_steps, model, outer, theta, path):
+            moved = right(key, kernel, state, num_steps, model, outer, theta, path)
             return moved._replace(
                 theta=self._unless((self.NO_INNOVATIONS,), moved.theta, theta),
                 path=self._unless((self.NO_INNOVATIONS, self.STALE_PATH), moved.path, path),
@@ -290,7 +291,9 @@ class Switched:
             self.switch = jnp.array(self.RIGHT)
             keys = random.split(random.key(batch), self.num_chains)
             state = self.kernel.init(keys, 80, None, (self.y,), {})
-            means.append(np.asarray(self.program(state, jnp.array(switch))[80:], np.float64).mean(0))
+            with optimised():
+                seen = self.program(state, jnp.array(switch))[80:]
+            means.append(np.asarray(seen, np.float64).mean(0))
         return z_scores(np.concatenate(means), posterior(20).all)
 
 

@@ -1,7 +1,5 @@
 """Both front-ends, the map over time, and the noise of every law, against the model and autodiff."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,7 +31,7 @@ from emberwalk.models import (
     regime_switching,
     stochastic_volatility,
 )
-from tests.infer.smc_lowering import QUICK, Y, at, densities, draw, find, observe, phi_and_x0, plain, sample_x
+from tests.infer.smc_lowering import Y, at, densities, draw, find, observe, phi_and_x0, plain, sample_x
 from tests.smc_data import counts_data, growth_data, linear_gaussian_data, switching_data
 from tests.statistics import assert_exact, replicas
 
@@ -142,9 +140,9 @@ def test_smc_map_over_time_has_the_potential_of_the_scan(model, y):
     def potential(model):
         return jax.value_and_grad(lambda theta: potential_energy(model, (y,), {}, theta))
 
-    scanned, mapped = jax.jit(
-        lambda theta: (potential(given)(theta), potential(wrapper(given))(theta)), compiler_options=QUICK
-    )(theta)
+    scanned, mapped = jax.jit(lambda theta: (potential(given)(theta), potential(wrapper(given))(theta)))(
+        theta
+    )
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-5), mapped, scanned)
     assert scanned[0] != 0
 
@@ -256,7 +254,7 @@ def test_smc_noise_gives_the_value_back_and_its_determinant_is_that_of_the_jacob
     standard = required_noise_map(law)
     z = jnp.linspace(-1.1, 1.3, int(np.prod(law.shape()))).reshape(law.shape())
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @jax.jit
     def all_of(z):
         x, log_det = standard.to_value(z), standard.log_det(z)
         jacobian = jax.jacobian(lambda z: standard.to_value(z.reshape(law.shape())).ravel())(z.ravel())

@@ -46,3 +46,14 @@ def test_smc_demo_writes_its_figures_and_draws(tmp_path, capsys):
         assert f"wrote {tmp_path / name}" in printed
     assert "Each sweep renewed" in printed
     assert "Source: European Central Bank" in printed
+
+
+@pytest.mark.nightly
+def test_no_chain_is_stuck_where_it_started():
+    """Of 64 random starts; with trajectories of full length from the first draw on, 2 never leave sigma = e^-17."""
+    _, returns = load_gbp_usd()
+    kernel = PPG(stochastic_volatility, num_particles=8)
+    mcmc = MCMC(kernel, num_warmup=150, num_samples=10, num_chains=64, chain_method="vectorized")
+    mcmc.run(random.key(5), np.asarray(returns, np.float32), extra_fields=("~z.h",))
+    sigma = mcmc.get_samples(group_by_chain=True)["sigma"]
+    assert sigma.min() > np.exp(-3.0)

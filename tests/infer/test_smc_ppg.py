@@ -23,19 +23,11 @@ from numpyro.infer.util import potential_energy
 
 from emberwalk.infer import PPG, ParticleGibbs
 from emberwalk.infer.smc import particle_gibbs
-from tests.laws.runs import quick_to_compile
 from tests.metropolis import Metropolis, location_scale
 
 KEY, Y = random.key(1), jnp.array([0.5, 1.2, -0.3])
 KEYS = random.split(KEY, 4)
 WARMUP, DRAWS = 5, 9
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick():
-    """Nothing here is timed, and compiling is what it costs."""
-    with quick_to_compile():
-        yield
 
 
 def shown(y, phi=0.8):
@@ -182,9 +174,29 @@ def test_smc_ppg_failed_first_filter_is_tried_with_more_particles(monkeypatch):
     assert together.num_nonfinite.tolist() == [0, 0]
 
 
+def test_smc_ppg_vectorized_chains_go_on_after_one_was_started_again(monkeypatch):
+    kernel = PPG(narrow, 8)
+    second = jnp.array([False, True])
+    monkeypatch.setattr(
+        kernel.path_block, "failed", lambda state: second if state.num_nonfinite.ndim else second[0]
+    )
+    state = begin(kernel, KEYS[:2])
+    moved = kernel.sample(state, (Y,), {})
+    assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, state)
+    with pytest.raises(ValueError, match="post_warmup_state"):
+        kernel.sample(begin(kernel), (Y,), {}) and kernel.sample(state, (Y,), {})
+
+
+def test_smc_ppg_refuses_a_start_of_the_path_of_another_shape():
+    with pytest.raises(
+        ValueError, match=r"init_params gives path site 'x' the shape \(2,\), but it has \(3,\)"
+    ):
+        begin(PPG(shown, 4), init_params={"x": jnp.zeros(2)})
+
+
 def test_smc_ppg_that_finds_no_path_names_the_time_and_the_site(monkeypatch):
     monkeypatch.setattr(particle_gibbs, "_MAX_DOUBLINGS", 1)
-    words = r"at stage 2 of 3: with 16 particles every weight of \['near'\] was 0.*all -inf"
+    words = r"at stage 2 of 3: with 16 particles every weight of \['near'\] was 0.*all -inf.*init_params"
     with pytest.raises(RuntimeError, match=words):
         begin(PPG(narrow, 8), KEYS, y=Y.at[1].set(90.0))
 
@@ -298,8 +310,8 @@ def test_smc_ppg_warns_of_too_few_particles_of_nonfinite_weights_and_of_traced_p
     assert sentences(joint, **renewed) == []
 
     (few,) = sentences(joint, update_counts=jnp.array([sweeps, sweeps, 0, sweeps]))
-    assert few.startswith("The state at time 1 was renewed in only 0% of the sweeps.")
-    assert "Raise num_particles (now 4)" in few
+    assert few.startswith("The particles renewed the state at time 1 in only 0% of the sweeps.")
+    assert "innovations move renews it too; raise num_particles (now 4)" in few
 
     (nonfinite,) = sentences(joint, **renewed, num_nonfinite=jnp.array(7))
     assert nonfinite.startswith("7 particle weights were NaN or infinite")

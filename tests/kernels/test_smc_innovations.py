@@ -57,7 +57,7 @@ def draw_jointly(key: Array) -> tuple[Array, Path, Array]:
 
 def move(key: Array, theta: Array, path: Path, y: Array, rules: Rules) -> tuple[Array, Path]:
     """One innovations move with the first, never adapted step size."""
-    kernel = innovations_hmc(num_warmup=0, num_steps=8)
+    kernel = innovations_hmc(num_warmup=0)
 
     def log_density(theta, noise):
         ssm = model(theta, y)
@@ -68,7 +68,7 @@ def move(key: Array, theta: Array, path: Path, y: Array, rules: Rules) -> tuple[
         return prior + initial + jnp.log(initial_sd(theta)) + ssm.init_loglik(path.initial) + stages
 
     noise = jnp.append(path.initial / initial_sd(theta), to_noise(model(theta, y), path))
-    theta, noise, _, _ = kernel.step(key, kernel.init(theta), theta, noise, log_density)
+    theta, noise, _, _ = kernel.step(key, kernel.init(theta), theta, noise, log_density, 8)
     anew, _, _ = from_noise(model(theta, y), initial_sd(theta) * noise[0], noise[1:])
     return theta, jax.tree.map(lambda new, old: jnp.where(rules.makes_path_anew, new, old), anew, path)
 
@@ -114,10 +114,10 @@ def test_innovations_move_keeps_the_joint_law_and_planted_bugs_do_not():
 
 
 def test_adaptation_ends_with_the_warm_up():
-    kernel = innovations_hmc(num_warmup=50, num_steps=4)
+    kernel = innovations_hmc(num_warmup=50)
 
     def step(carry, key):
-        theta, noise, state, _ = kernel.step(key, carry[2], carry[0], carry[1], log_density)
+        theta, noise, state, _ = kernel.step(key, carry[2], carry[0], carry[1], log_density, 4)
         return (theta, noise, state), (state.step_size, state.inverse_mass)
 
     def log_density(theta, noise):
@@ -131,7 +131,7 @@ def test_adaptation_ends_with_the_warm_up():
 
 
 def test_density_that_is_nan_is_refused():
-    kernel = innovations_hmc(num_warmup=10, num_steps=2)
+    kernel = innovations_hmc(num_warmup=10)
     theta, noise = jnp.ones(1), jnp.ones(2)
     _, moved_noise, state, info = kernel.step(
         random.key(0),
@@ -139,6 +139,7 @@ def test_density_that_is_nan_is_refused():
         theta,
         noise,
         lambda theta, noise: jnp.where(noise[0] == 1.0, 0.0, jnp.nan) - noise @ noise,
+        2,
     )
     assert info.accept_prob == 0.0
     np.testing.assert_array_equal(moved_noise, noise)

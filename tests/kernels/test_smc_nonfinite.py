@@ -137,3 +137,36 @@ def test_path_move_is_checked_early():
         particle_gibbs(BASE.ssm, 8, path_move="forward")
     with pytest.raises(ValueError, match=r'needs ssm.order; got None. Use path_move="trace"'):
         particle_gibbs(BASE.ssm._replace(order=None), 8)
+
+
+@pytest.mark.parametrize("path_move", ["backward", "trace"])
+def test_state_that_is_no_number_has_no_weight_where_nothing_is_observed(path_move):
+    """Log g of a missing observation is 0 whatever the state is."""
+
+    def sample(key, c, t):
+        x = BASE.ssm.sample(key, c, t)
+        return jnp.where((t == 2) & (x > 0.5), jnp.nan, x)
+
+    def evaluate(c, x, t):
+        factors = BASE.ssm.evaluate(c, x, t)
+        return factors._replace(log_likelihood=jnp.where(t == 2, 0.0, factors.log_likelihood))
+
+    blind = BASE.ssm._replace(sample=sample, evaluate=evaluate)
+    keys = random.split(KEY, 50)
+    sweeps = jax.vmap(lambda key: conditional_sweep(key, blind, REFERENCE, NUM, path_move=path_move))(keys)
+    assert jnp.isfinite(sweeps.path.latents).all()
+    assert sweeps.num_nonfinite.sum() > 50
+
+
+def test_future_that_no_particle_can_have_led_to_keeps_the_path():
+    """Forwards every particle is possible; backwards the transition of none is a number."""
+
+    def evaluate(c, x, t):
+        factors = BASE.ssm.evaluate(c, x, t)
+        return factors._replace(log_transition=jnp.where(t == 2, jnp.nan, factors.log_transition))
+
+    sweep = conditional_sweep(KEY, BASE.ssm._replace(evaluate=evaluate), REFERENCE, NUM)
+    assert sweep.impossible.tolist() == [False, True, False]
+    assert sweep.num_nonfinite == NUM + 1
+    assert_same(sweep.path, REFERENCE)
+    assert not sweep.indices.any()

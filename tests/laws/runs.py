@@ -6,8 +6,7 @@
     moved        exact draws, moved by the kernel: one jitted vmap over replicas, the arguments given
     moved        the same for the kernel beside NUTS in a `Gibbs`
 
-Programs are compiled without most optimisations: what is tested is the kernel, and compiling is what
-tests cost. Without a warm-up chain methods can be compared draw by draw; adaptation amplifies rounding.
+Without a warm-up chain methods can be compared draw by draw; adaptation amplifies rounding.
 """
 
 import warnings
@@ -27,17 +26,6 @@ from .registry import Case, Sampler
 CHAINS, DRAWS = 3, 10
 KEY, OTHER = random.key(2), random.key(3)
 COMPILATION = "/jax/core/compile/backend_compile_duration"
-
-
-@contextmanager
-def quick_to_compile() -> Iterator[None]:
-    """Half the time of compilation; programs run slower, and these are tiny."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        yield
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
 
 
 @contextmanager
@@ -104,7 +92,7 @@ def make_mcmc(case: Case, method: Any, num_warmup: int = 0, bar: bool = False, c
 
 def run(mcmc: MCMC, case: Case, key: jax.Array = KEY) -> Run:
     """`mcmc.run`, and what it gave."""
-    with quick_to_compile(), compilations() as seen, warnings.catch_warnings():
+    with compilations() as seen, warnings.catch_warnings():
         # NumPyro donates a buffer that a callable chain method makes unusable
         warnings.filterwarnings("ignore", message="Some donated buffers were not usable")
         mcmc.run(key, *case.alone.target.args)
@@ -162,21 +150,14 @@ def moving(sampler: Sampler) -> Callable[..., Moved]:
         draws = kernel.postprocess_fn(args, {})(getattr(state, kernel.sample_field))
         return Moved(draws, getattr(state, "num_nonfinite", None))
 
-    program = jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
-
-    def quick(*args):
-        with quick_to_compile():
-            return jax.block_until_ready(program(*args))
-
-    return quick
+    return jax.jit(jax.vmap(one, in_axes=(0, 0, 0, None)))
 
 
 def exact_draws(sampler: Sampler, num: int) -> tuple[Any, tuple]:
     """`num` exact draws and their arguments."""
     draw = sampler.target.exact_draw
     assert draw is not None
-    with quick_to_compile():
-        return jax.jit(jax.vmap(draw))(random.split(KEY, num))
+    return jax.jit(jax.vmap(draw))(random.split(KEY, num))
 
 
 class Exact(NamedTuple):

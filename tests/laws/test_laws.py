@@ -31,7 +31,6 @@ from .runs import (
     mapped,
     move_beside_nan,
     move_exact_draws,
-    quick_to_compile,
     run,
     sequential,
     vectorized,
@@ -169,7 +168,7 @@ def test_resumed_is_uninterrupted(case):
     runs, mcmc = sequential(case), sequential(case).mcmc
     mcmc.num_samples = 2 * DRAWS
     try:
-        with tempfile.TemporaryDirectory() as folder, quick_to_compile():
+        with tempfile.TemporaryDirectory() as folder:
             whole, cut = Path(folder) / "whole", Path(folder) / "cut"
             # the warm-up is the first of the three runs; when the last returns, one segment is saved
             copy_before_return(mcmc, 3, whole, cut)
@@ -191,8 +190,7 @@ def test_pickles_before_init_after_init_and_after_a_run(case):
     """A kernel can be sent to another process at any time, and starts there as here."""
 
     def start(kernel):
-        with quick_to_compile():
-            return kernel.init(KEY, 0, None, model_args=case.alone.target.args, model_kwargs={})
+        return kernel.init(KEY, 0, None, model_args=case.alone.target.args, model_kwargs={})
 
     runs, kernel = sequential(case), case.alone.kernel()
     copies = [pickled(kernel)]
@@ -280,8 +278,7 @@ def test_is_double_in_x64(case, x64):
 @every_case
 def test_works_in_x64(case, x64):
     """And they give finite draws."""
-    with quick_to_compile():
-        state = jax.jit(a_few_moves(case))(KEY)
+    state = jax.jit(a_few_moves(case))(KEY)
     draws = getattr(state, case.alone.kernel().sample_field)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(draws))
 
