@@ -200,7 +200,7 @@ class ResumableRun:
     @property
     def sampler(self) -> Any:
         """The kernel; where a finished directory left nothing to draw, a copy that has seen the model and data."""
-        begun = getattr(self.mcmc.sampler, "_sample_fn", None) is not None
+        begun = getattr(self.mcmc.sampler, "_sample_fn", self) is not None
         return self.mcmc.sampler if begun or self._begun is None else self._begun
 
     @property
