@@ -200,8 +200,8 @@ class ResumableRun:
     @property
     def sampler(self) -> Any:
         """The kernel; where a finished directory left nothing to draw, a copy that has seen the model and data."""
-        begun = getattr(self.mcmc.sampler, "_sample_fn", self) is not None
-        return self.mcmc.sampler if begun or self._begun is None else self._begun
+        own, copied = (getattr(kernel, "_sample_fn", None) for kernel in (self.mcmc.sampler, self._begun))
+        return self._begun if own is None and copied is not None else self.mcmc.sampler
 
     @property
     def last_state(self) -> Any:
