@@ -61,7 +61,7 @@ def to_datatree(x: Any, **kwargs: Any) -> "xr.DataTree":
         TypeError: if `x` is none of these, or an SVI comes without `svi_result`.
         ValueError: if the run has not begun, or `log_likelihood=True` and there is no model.
 
-    Example:
+    Examples:
         >>> from emberwalk.infer import to_datatree
         >>> def model(y):
         ...     m = numpyro.sample("m", dist.Normal(0.0, 1.0))
@@ -107,7 +107,7 @@ def summary(
     Raises:
         TypeError, ValueError: as `to_datatree`.
 
-    Example:
+    Examples:
         >>> from emberwalk.infer import summary
         >>> def model(y):
         ...     m = numpyro.sample("m", dist.Normal(0.0, 1.0))
@@ -154,7 +154,7 @@ def diagnose(x: Any) -> list[str]:
         TypeError: if `x` is not what `to_datatree` takes.
         ValueError: if the run has not begun.
 
-    Example:
+    Examples:
         >>> from emberwalk.infer import diagnose
         >>> def model():
         ...     numpyro.sample("m", dist.Normal(0.0, 1.0))

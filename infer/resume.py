@@ -58,7 +58,7 @@ def resumable(mcmc: MCMC, directory: str | os.PathLike[str], every: int | None =
         TypeError: if `mcmc` is no `MCMC`.
         ValueError: if `every` does not divide `num_samples` or `thinning` does not divide `every`.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from emberwalk.infer import resumable
         >>> def model(y):
@@ -157,7 +157,7 @@ def read_directory(directory: str | os.PathLike[str]) -> SavedDraws:
     Raises:
         ValueError: if there is no such run or its `state.npz` is damaged or foreign; it names the file.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from emberwalk.infer import read_directory, resumable
         >>> def model():

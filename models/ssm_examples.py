@@ -43,7 +43,7 @@ def stochastic_volatility(y: Float[Array, "T"]) -> None:
 
     Sites: `mu`, `sigma`, `b`, `phi` (deterministic), `h0`, and `h` and `y` of shape (T,).
 
-    Example:
+    Examples:
         >>> from emberwalk.models.ssm_examples import stochastic_volatility
         >>> seeded = numpyro.handlers.seed(stochastic_volatility, random.key(0))
         >>> numpyro.handlers.trace(seeded).get_trace(jnp.array([0.1, -0.4, 0.2]))["h"]["value"].shape
@@ -86,7 +86,7 @@ def linear_gaussian(y: Float[Array, "T"]) -> None:
 
     Sites: `phi`, `sx`, and `x` and `y` of shape (T,).
 
-    Example:
+    Examples:
         >>> from emberwalk.models.ssm_examples import linear_gaussian
         >>> mcmc = MCMC(NUTS(linear_gaussian), num_warmup=10, num_samples=10, progress_bar=False)
         >>> mcmc.run(random.key(0), jnp.array([1.5, -0.5, 2.0]))
@@ -108,7 +108,7 @@ def linear_gaussian_scan(y: Float[Array, "T"]) -> None:
 
     Sites: `phi`, `sx`, `x0` and `y0`, then `x` and `y` of shape (T - 1,).
 
-    Example:
+    Examples:
         >>> from emberwalk.models.ssm_examples import linear_gaussian_scan
         >>> seeded = numpyro.handlers.seed(linear_gaussian_scan, random.key(0))
         >>> numpyro.handlers.trace(seeded).get_trace(jnp.array([1.5, -0.5, 2.0]))["x"]["value"].shape
@@ -138,7 +138,7 @@ def nonlinear_growth(y: Float[Array, "T"], state_sd: float | None = None) -> Non
 
     Sites: `state_sd` where it is unknown, and `x` and `y` of shape (T,).
 
-    Example:
+    Examples:
         >>> from emberwalk.models.ssm_examples import nonlinear_growth
         >>> seeded = numpyro.handlers.seed(nonlinear_growth, random.key(0))
         >>> numpyro.handlers.trace(seeded).get_trace(jnp.array([0.4, 15.3]), 10**0.5)["x"]["value"].shape
@@ -165,7 +165,7 @@ def poisson_counts(y: Int[Array, "T"]) -> None:
 
     Sites: `lam`, `rho`, and `x` and `y` of shape (T,), `x` of whole numbers.
 
-    Example:
+    Examples:
         >>> from emberwalk.models.ssm_examples import poisson_counts
         >>> seeded = numpyro.handlers.seed(poisson_counts, random.key(0))
         >>> numpyro.handlers.trace(seeded).get_trace(jnp.array([9, 10]))["x"]["value"].shape
@@ -192,7 +192,7 @@ def regime_switching(y: Float[Array, "T"]) -> None:
 
     Sites: `s0`, `x0` and `y0`, then `s`, `x` and `y` of shape (T - 1,).
 
-    Example:
+    Examples:
         >>> from emberwalk.models.ssm_examples import regime_switching
         >>> seeded = numpyro.handlers.seed(regime_switching, random.key(0))
         >>> numpyro.handlers.trace(seeded).get_trace(jnp.array([0.2, 1.3, -2.0]))["s"]["value"].shape
@@ -229,7 +229,7 @@ def linear_gaussian_ssm(
     Returns:
         The model with stationary x_0; the carry is x itself.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import particle_filter
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
@@ -269,7 +269,7 @@ def load_gbp_usd() -> tuple[NDArray[np.datetime64], NDArray[np.float64]]:
         The days (`datetime64[D]`) and the returns in percent, 750 each; a return stands at the day
         on which it ends.
 
-    Example:
+    Examples:
         >>> from emberwalk.models.ssm_examples import load_gbp_usd
         >>> dates, returns = load_gbp_usd()
         >>> str(dates[returns.argmin()]), round(float(returns.min()), 4)

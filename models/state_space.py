@@ -34,7 +34,7 @@ class StateSpace(dist.Distribution):
             discrete) that differs from the initial one, or a length below 2.
         TypeError: if `initial` or what `transition` returns is no Distribution.
 
-    Example:
+    Examples:
         >>> from emberwalk.models import StateSpace
         >>> walk = StateSpace(dist.Normal(0.0, 1.0), lambda prev, t: dist.Normal(prev, 0.1), length=5)
         >>> walk.event_shape
@@ -160,7 +160,7 @@ def emission(fn: Transition, x: Array) -> Emission:
         ValueError: if `fn` returns a batch of distributions, or `x` has no time axis.
         TypeError: if `fn` returns no Distribution.
 
-    Example:
+    Examples:
         >>> from emberwalk.models import StateSpace, emission
         >>> def model(y):
         ...     x = numpyro.sample("x", StateSpace(

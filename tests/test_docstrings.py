@@ -141,7 +141,7 @@ def test_example_runs(name):
 def wrong_example():
     """Adds.
 
-    Example:
+    Examples:
         >>> 1 + 1
         3
     """
@@ -150,7 +150,7 @@ def wrong_example():
 def raising_example():
     """Asks for what it was not given.
 
-    Example:
+    Examples:
         >>> nowhere
     """
 

@@ -81,7 +81,7 @@ class ParticleGibbs(ChainKernel):
             a model without a path, or with one that the particle filter cannot take.
         RuntimeError: if no particle can explain the data at some time, with up to 1024 N particles.
 
-    Example:
+    Examples:
         >>> from numpyro.infer import Gibbs
         >>> from emberwalk.infer import ParticleGibbs
         >>> from emberwalk.models import StateSpace, emission

@@ -59,7 +59,7 @@ def plot_states(
             `forecast` or `dates` have another shape than the path.
         ImportError: if matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> from arviz_base import from_dict
         >>> from emberwalk.infer import plot_states
         >>> h = random.normal(random.key(0), (2, 50, 30)).cumsum(-1)
@@ -105,7 +105,7 @@ def plot_update_rate(x: Any, *, ax: "Axes | None" = None) -> "Axes":
         ValueError: if there is no `path_diagnostics`, which only the particle kernels write.
         ImportError: if matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> import xarray as xr
         >>> from emberwalk.infer import plot_update_rate
         >>> rate = xr.DataArray(np.full((2, 30), 0.7), dims=("chain", "time"), coords={"time": np.arange(30)})
@@ -146,7 +146,7 @@ def plot_particle_ess(x: Any, *, ax: "Axes | None" = None) -> "Axes":
         ValueError: if there is no `path_diagnostics`, which only the particle kernels write.
         ImportError: if matplotlib is not installed.
 
-    Example:
+    Examples:
         >>> import xarray as xr
         >>> from emberwalk.infer import plot_particle_ess
         >>> ess = xr.DataArray(np.full((2, 30), 9.5), dims=("chain", "time"), coords={"time": np.arange(30)})

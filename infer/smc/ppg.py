@@ -159,7 +159,7 @@ class PPG(Gibbs):
             path, or one that particles cannot follow, when sampling starts. Both name the site.
         RuntimeError: if no particle can explain the data at the first parameters.
 
-    Example:
+    Examples:
         >>> from emberwalk.infer import PPG
         >>> from emberwalk.models import stochastic_volatility
         >>> kernel = PPG(stochastic_volatility, num_particles=8)

@@ -65,7 +65,7 @@ def conditional_sweep(
         path_move: "backward" draws the path by backward sampling; "trace" follows the genealogy,
             for models whose order is None.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import conditional_sweep, unconditional_sweep
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
@@ -88,7 +88,7 @@ def unconditional_sweep(
     Arguments and result as for `conditional_sweep`, without the reference; an index of 0 means
     nothing here. If `impossible` is true anywhere, the path is not possible either.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import unconditional_sweep
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)

@@ -42,7 +42,7 @@ def carries(ssm: SSM, path: Path) -> Carry:
 def to_noise(ssm: SSM, path: Path) -> Latents:
     """z_1, ..., z_T of a path, equation (1); discrete leaves stay as they are.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import Path, to_noise
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.zeros(3), phi=0.5, sx=2.0)
@@ -57,7 +57,7 @@ def to_noise(ssm: SSM, path: Path) -> Latents:
 def from_noise(ssm: SSM, initial: Latents, noise: Latents) -> tuple[Path, Carry, Float[Array, ""]]:
     """The path of x_0 and z_1, ..., z_T; c_0, ..., c_{T-1}; and sum_t log |scale_t|.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import from_noise
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.zeros(3), phi=0.5, sx=2.0)
@@ -140,7 +140,7 @@ def innovations_hmc(num_warmup: int, *, target_accept: float = 0.9) -> Innovatio
             variance is used from 20 draws on and begins again at half of them.
         target_accept: acceptance the step size aims at.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import innovations_hmc
         >>> kernel = innovations_hmc(num_warmup=100)
         >>> theta, z = jnp.zeros(2), jnp.zeros(3)

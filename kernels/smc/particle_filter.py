@@ -39,7 +39,7 @@ def particle_filter(key: Key[Array, ""], ssm: SSM, num_particles: int) -> Filter
         ssm: the model, its parameters closed over.
         num_particles: N; the variance of `log_evidence` falls as T / N.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import particle_filter
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)

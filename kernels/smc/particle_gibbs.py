@@ -60,7 +60,7 @@ def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backw
     Raises:
         ValueError: for an N below 2, an unknown path move, or "backward" without an order.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import particle_gibbs
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> kernel = particle_gibbs(linear_gaussian_ssm(jnp.ones(5), phi=0.9, sx=1.0), 16)

@@ -47,7 +47,7 @@ def inverse_cdf(key: Key[Array, ""], log_weights: Float[Array, "N"], num: int) -
     Returns:
         Indices into `log_weights`. Where every weight is zero, all are 0: look at the weights.
 
-    Example:
+    Examples:
         >>> from emberwalk.kernels.smc import inverse_cdf
         >>> inverse_cdf(random.key(0), jnp.log(jnp.array([0.0, 1.0, 0.0])), 4).tolist()
         [1, 1, 1, 1]
