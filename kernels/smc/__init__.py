@@ -8,6 +8,7 @@ apart, each of them usable alone:
     backward.py        a path out of the stored clouds
     particle_filter.py forward alone, O(N) memory: the evidence
     conditional.py     forward with a reference, then a path: the invariant kernel
+    paris.py           smoothed functionals from the clouds of either
     particle_gibbs.py  that kernel as `init` and `step`
     innovations.py     HMC on parameters and standardised noise together, the path made of both
 
@@ -16,6 +17,7 @@ Everything is written for one chain and may be vmapped over chains.
 
 from .conditional import PathMove, SweepResult, conditional_sweep, unconditional_sweep
 from .innovations import InnovationsState, from_noise, innovations_hmc, to_noise
+from .paris import Functional, additive, of_path
 from .particle_filter import FilterResult, particle_filter
 from .particle_gibbs import ParticleGibbsKernel, PathInfo, PathState, particle_gibbs
 from .resampling import inverse_cdf
@@ -26,6 +28,7 @@ __all__ = [
     "Cloud",
     "Evaluation",
     "FilterResult",
+    "Functional",
     "InnovationsState",
     "ParticleGibbsKernel",
     "Path",
@@ -33,10 +36,12 @@ __all__ = [
     "PathMove",
     "PathState",
     "SweepResult",
+    "additive",
     "conditional_sweep",
     "from_noise",
     "innovations_hmc",
     "inverse_cdf",
+    "of_path",
     "particle_filter",
     "particle_gibbs",
     "to_noise",

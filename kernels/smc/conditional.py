@@ -8,15 +8,17 @@ Holenstein (2010), theorem 5; with backward sampling, Whiteley (2010). Without t
 path is only approximately a draw of that law: a start, not a kernel.
 """
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import random
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .backward import sample_path, trace_path
 from .forward import forward_sweep
+from .paris import Functional, Paris, check_paris, of_path, smoothed
 from .types import SSM, Path
 
 type PathMove = Literal["backward", "trace"]
@@ -36,6 +38,9 @@ class SweepResult(NamedTuple):
             unconditional one E[Zhat] = Z, and it lies as much below.
         num_nonfinite: weights that were NaN or +inf, plus stages without a possible particle.
         impossible: whether a stage had no possible particle, forwards or backwards, stages 0, ..., T.
+        statistic: PaRIS estimate of the functional (`paris.py`), that of the reference if some stage
+            had no possible particle; None if no functional was asked for.
+        path_statistic: the functional of the new path.
     """
 
     path: Path
@@ -45,6 +50,8 @@ class SweepResult(NamedTuple):
     log_evidence: Float[Array, ""]
     num_nonfinite: Int[Array, ""]
     impossible: Bool[Array, "T+1"]
+    statistic: PyTree[Array] | None = None
+    path_statistic: PyTree[Array] | None = None
 
 
 def conditional_sweep(
@@ -54,6 +61,9 @@ def conditional_sweep(
     num_particles: int,
     *,
     path_move: PathMove = "backward",
+    functional: Functional | None = None,
+    paris: Paris = "auto",
+    num_backward: int = 2,
 ) -> SweepResult:
     """One conditional sweep, equation (1): the path move of particle Gibbs.
 
@@ -64,6 +74,13 @@ def conditional_sweep(
         num_particles: N >= 2, the reference included.
         path_move: "backward" draws the path by backward sampling; "trace" follows the genealogy,
             for models whose order is None.
+        functional: what is smoothed on the clouds; None computes nothing.
+        paris: "imh" or "dense" backward averages; "auto" takes the faster.
+        num_backward: backward draws a particle of "imh".
+
+    Raises:
+        ValueError: for a functional of a model whose order is not 1, an unknown `paris`, or a
+            `num_backward` below 1.
 
     Examples:
         >>> from emberwalk.kernels.smc import conditional_sweep, unconditional_sweep
@@ -73,20 +90,34 @@ def conditional_sweep(
         >>> conditional_sweep(random.key(1), ssm, start, 16).path.latents.shape
         (2,)
     """
-    result = _sweep(key, ssm, path, num_particles, path_move)
+    smooth = _smoother(ssm, functional, paris, num_backward)
+    result = _sweep(key, ssm, path, num_particles, path_move, smooth)
     # no possible particle at some stage: the clouds mean nothing, and the chain stays where it is
     stuck = result.impossible.any()
     path = jax.tree.map(lambda new, old: jnp.where(stuck, old, new), result.path, path)
-    return result._replace(path=path, indices=jnp.where(stuck, 0, result.indices))
+    result = result._replace(path=path, indices=jnp.where(stuck, 0, result.indices))
+    if functional is None:
+        return result
+    of_new_path = of_path(functional, path)
+    statistic = jax.tree.map(lambda own, new: jnp.where(stuck, own, new), of_new_path, result.statistic)
+    return result._replace(statistic=statistic, path_statistic=of_new_path)
 
 
 def unconditional_sweep(
-    key: Key[Array, ""], ssm: SSM, num_particles: int, *, path_move: PathMove = "backward"
+    key: Key[Array, ""],
+    ssm: SSM,
+    num_particles: int,
+    *,
+    path_move: PathMove = "backward",
+    functional: Functional | None = None,
+    paris: Paris = "auto",
+    num_backward: int = 2,
 ) -> SweepResult:
     """A bootstrap filter and a path from its clouds: where a chain may start.
 
-    Arguments and result as for `conditional_sweep`, without the reference; an index of 0 means
-    nothing here. If `impossible` is true anywhere, the path is not possible either.
+    Arguments, errors and result as for `conditional_sweep`, without the reference; an index of 0
+    means nothing here. If `impossible` is true anywhere, the path is not possible either. The
+    statistic is that of PaRIS proper (Olsson and Westerborn 2017), biased by O(1/N).
 
     Examples:
         >>> from emberwalk.kernels.smc import unconditional_sweep
@@ -95,11 +126,23 @@ def unconditional_sweep(
         >>> bool(unconditional_sweep(random.key(0), ssm, 16).impossible.any())
         False
     """
-    return _sweep(key, ssm, None, num_particles, path_move)
+    smooth = _smoother(ssm, functional, paris, num_backward)
+    result = _sweep(key, ssm, None, num_particles, path_move, smooth)
+    if functional is None:
+        return result
+    return result._replace(path_statistic=of_path(functional, result.path))
 
 
-def _sweep(key, ssm: SSM, path: Path | None, num: int, path_move: PathMove) -> SweepResult:
-    key_forward, key_path = random.split(key)
+def _smoother(ssm: SSM, functional: Functional | None, paris: Paris, num_backward: int):
+    """(key, history) -> statistic, or None; refuses what cannot be smoothed."""
+    if functional is None:
+        return None
+    check_paris(ssm.order, paris, num_backward)
+    return partial(smoothed, ssm=ssm, functional=functional, paris=paris, num_backward=num_backward)
+
+
+def _sweep(key, ssm: SSM, path: Path | None, num: int, path_move: PathMove, smooth) -> SweepResult:
+    key_forward, key_path, key_smooth = random.split(key, 3)
     history, stats = forward_sweep(key_forward, ssm, num, path)
     backward = path_move == "backward"
     choice = sample_path(key_path, ssm, history) if backward else trace_path(key_path, history)
@@ -115,4 +158,5 @@ def _sweep(key, ssm: SSM, path: Path | None, num: int, path_move: PathMove) -> S
         + choice.num_nonfinite
         + broken.sum(dtype=jnp.int32),
         impossible=stats.impossible | jnp.append(broken, False),
+        statistic=None if smooth is None else smooth(key_smooth, history=history),
     )
