@@ -271,6 +271,8 @@ DAMAGES = {
     "manifest of another format": edit_manifest(lambda m: m.update(format=2)),
     "manifest without counts": edit_manifest(lambda m: m["fingerprint"].pop("num_chains")),
     "manifest with a negative count": edit_manifest(lambda m: m["fingerprint"].update(every=-4)),
+    "manifest without a kernel": edit_manifest(lambda m: m["fingerprint"].update(kernel=None)),
+    "manifest without a warm-up": edit_manifest(lambda m: m["fingerprint"].pop("num_warmup")),
     "manifest counts too many": edit_manifest(lambda m: m["segments"].extend([[9, "0" * 64]] * 10)),
     "manifest without chains": edit_manifest(lambda m: m["draws"][0].__setitem__(1, [])),
     "manifest with objects": edit_manifest(lambda m: m["draws"][0].__setitem__(2, "object")),

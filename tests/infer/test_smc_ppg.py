@@ -23,6 +23,7 @@ from numpyro.infer.util import potential_energy
 
 from emberwalk.infer import PPG, ParticleGibbs
 from emberwalk.infer.smc import particle_gibbs
+from emberwalk.models import StateSpace, emission
 from tests.metropolis import Metropolis, location_scale
 
 KEY, Y = random.key(1), jnp.array([0.5, 1.2, -0.3])
@@ -233,6 +234,22 @@ def test_smc_ppg_joint_move_writes_the_path_and_the_parameters_into_their_blocks
     model = handlers.condition(shown, {n: last[n] for n in ("x0", "x")})
     exact = potential_energy(model, (Y,), {}, {"sx": last["sx"]})
     np.testing.assert_allclose(states.potential_energy[-1], exact, rtol=1e-5)
+
+
+def from_zero(y):
+    """A walk from a fixed start."""
+    sx = numpyro.sample("sx", dist.HalfNormal(1.0))
+    start = dist.Delta(jnp.array(0.0))
+    x = numpyro.sample("x", StateSpace(start, lambda prev, t: dist.Normal(prev, sx), y.shape[0]))
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
+
+
+def test_smc_ppg_joint_move_leaves_a_fixed_start_where_it_is():
+    kernel = PPG(from_zero, 4, interweave="joint", interweave_steps=3)
+    states = go_on(kernel, jax.jit(partial(begin, kernel))(KEY))
+    assert not states.z["x"][:, 0].any()
+    assert states.interweave_accept_prob.mean() > 0.3
+    assert np.unique(states.z["sx"]).size > DRAWS // 2
 
 
 def test_smc_ppg_without_parameters_moves_the_path_alone_and_says_so_once(caplog):
