@@ -188,6 +188,9 @@ def first_beta(functional: Functional, initial: Latents, num: int) -> Compensate
     """beta_0^i = h_0(x_0^i)."""
     in_slots = 0 if jax.tree.leaves(initial) else None
     total = jax.vmap(functional.first, in_axes=(in_slots,), axis_size=num)(initial)
+    total = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.result_type(float))), total
+    )
     return Compensated(total, jax.tree.map(jnp.zeros_like, total))
 
 

@@ -282,7 +282,7 @@ BAD = {
     "transition of another kind": (
         lambda: StateSpace(dist.Poisson(3.0), lambda prev, t: NORMAL, 4),
         E,
-        r"initial draws int32 and transition draws float32: both must be.*Delta\(jnp.array\(0.0\)\)",
+        r"initial draws int\d\d and transition draws float\d\d: both must be.*Delta\(jnp.array\(0.0\)\)",
     ),
     "sites as a string": (
         lambda: ParticleGibbs(fixed, 4, sites="x0"),
