@@ -282,8 +282,9 @@ def _verdict(low: float, where: str) -> str:
     if low >= GOOD:
         enough = "More than enough" if low >= PLENTY else "Enough"
         return f"{enough} particles: every state was renewed in at least {100 * low:.0f} % of the draws"
-    advice = "More particles would help" if low >= POOR else "Too few particles"
-    return f"{advice}: the state {where} was renewed in {100 * low:.0f} % of the draws"
+    if low >= POOR:
+        return f"More particles would help: the state {where} was renewed in {100 * low:.0f} % of the draws"
+    return f"Too few particles reach the state {where}: they renewed it in {100 * low:.0f} % of the draws"
 
 
 # The house style: one palette, thin lines, words in place of legends

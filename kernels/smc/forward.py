@@ -64,7 +64,8 @@ def first_stage(
         latents = jax.tree.map(lambda leaf, value: leaf.at[0].set(value), latents, reference)
     in_slots = None if not jax.tree.leaves(latents) else 0
     carry = jax.vmap(ssm.init_carry, in_axes=(in_slots,), axis_size=num)(latents)
-    log_weights, stats = _stage_stats(jax.vmap(ssm.init_loglik, in_axes=(in_slots,), axis_size=num)(latents))
+    log_likelihood = jax.vmap(ssm.init_loglik, in_axes=(in_slots,), axis_size=num)(latents)
+    log_weights, stats = _weigh(latents, log_likelihood)
     return Cloud(latents, carry, log_weights), stats
 
 
@@ -83,8 +84,7 @@ def next_stage(
     latents, factors = jax.vmap(propose(ssm), in_axes=(0, 0, None, 0, None))(
         _slot_keys(key_propose, num), take(cloud.carry, ancestors), t, is_reference, reference
     )
-    # where nothing is observed a state that is no number would have weight 1
-    log_weights, stats = _stage_stats(jnp.where(_has_nan(latents), jnp.nan, factors.log_likelihood))
+    log_weights, stats = _weigh(latents, factors.log_likelihood)
     return Cloud(latents, factors.carry, log_weights), ancestors, stats
 
 
@@ -120,6 +120,11 @@ def _slot_keys(key: Key[Array, ""], num: int) -> Key[Array, "N"]:
     every = jnp.broadcast_to(words, (num, *words.shape)).at[:, -1].add(slots)
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return random.wrap_key_data(every, impl=random.key_impl(key)) if typed else every
+
+
+def _weigh(latents: Latents, log_likelihood: Float[Array, "N"]) -> tuple[Float[Array, "N"], StageStats]:
+    """Log-weights and their statistics; where nothing is observed a state that is no number would weigh 1."""
+    return _stage_stats(jnp.where(_has_nan(latents), jnp.nan, log_likelihood))
 
 
 def _has_nan(latents: Latents) -> Bool[Array, "N"]:

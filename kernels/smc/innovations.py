@@ -90,14 +90,14 @@ class InnovationsState(NamedTuple):
     """What the move has learnt.
 
     Attributes:
-        num_steps_taken: moves made since `init`.
+        num_moves: moves made since `init`.
         step_size: of the next trajectory.
         inverse_mass: of each coordinate of theta, flat.
         dual_averaging: state of the step size's adaptation.
         variance: state of the running variance of theta.
     """
 
-    num_steps_taken: Int[Array, ""]
+    num_moves: Int[Array, ""]
     step_size: Float[Array, ""]
     inverse_mass: Float[Array, "P"]
     dual_averaging: Any
@@ -186,7 +186,7 @@ def innovations_hmc(num_warmup: int, *, target_accept: float = 0.9) -> Innovatio
 
     def _adapt(state: InnovationsState, theta, accept_prob) -> InnovationsState:
         flat, _ = ravel_pytree(theta)
-        count = state.num_steps_taken + 1
+        count = state.num_moves + 1
         averaging = averaging_update(state.dual_averaging, accept_prob)
         restart = count == num_warmup // 2
         fresh = variance_init(flat.size)
@@ -199,7 +199,7 @@ def innovations_hmc(num_warmup: int, *, target_accept: float = 0.9) -> Innovatio
         adapted = InnovationsState(count, settled, _mass(variance, state.inverse_mass), averaging, variance)
         keep = count > num_warmup
         frozen = jax.tree.map(lambda old, new: jnp.where(keep, old, new).astype(old.dtype), state, adapted)
-        return frozen._replace(num_steps_taken=count)
+        return frozen._replace(num_moves=count)
 
     def _mass(variance, inverse_mass):
         estimate, count, _ = variance_final(variance)

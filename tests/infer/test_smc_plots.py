@@ -163,7 +163,7 @@ def test_more_than_four_components_are_refused():
         (0.93, "More than enough particles: every state was renewed in at least 93 % of the draws"),
         (0.60, "Enough particles: every state was renewed in at least 60 % of the draws"),
         (0.35, "More particles would help: the state at t = 21 was renewed in 35 % of the draws"),
-        (0.12, "Too few particles: the state at t = 21 was renewed in 12 % of the draws"),
+        (0.12, "Too few particles reach the state at t = 21: they renewed it in 12 % of the draws"),
     ],
 )
 def test_the_title_gives_the_verdict_of_the_lowest_update_rate(lowest, verdict):

@@ -217,7 +217,7 @@ def test_smc_ppg_joint_move_adapts_in_warm_up_and_is_frozen_after_it(joint):
     changes = np.diff(step_size) != 0
     assert changes[:WARMUP].all()
     assert not changes[WARMUP:].any()
-    for leaf in jax.tree.leaves(adaptation._replace(num_steps_taken=None)):
+    for leaf in jax.tree.leaves(adaptation._replace(num_moves=None)):
         for frozen in leaf[WARMUP:]:
             np.testing.assert_array_equal(frozen, leaf[WARMUP - 1])
     accept_prob = joint.states.interweave_accept_prob

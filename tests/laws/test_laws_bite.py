@@ -1,6 +1,7 @@
 """Every law fails on a kernel that breaks it. The bad kernels are the good one of `tests/metropolis.py`, spoilt."""
 
 import itertools
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,13 @@ from jax.experimental import io_callback
 from numpyro.infer import BarkerMH, Gibbs
 from numpyro.util import is_prng_key
 
+from emberwalk.infer.smc import ppg
 from tests.laws import test_laws as laws
 from tests.metropolis import Metropolis, MetropolisState, location_scale
+from tests.statistics import assert_caught, z_scores
 
-from .registry import LOCATION_SCALE, Case, Sampler, nuts, with_log
+from .registry import CASES, LOCATION_SCALE, Case, Sampler, nuts, with_log
+from .runs import move_exact_draws
 
 
 class Careless(Metropolis):
@@ -207,3 +211,13 @@ def test_a_law_asks_for_a_clear_refusal():
         law(Case("says something else", alone, None, refused_with="has no model", **refusing))
     with pytest.raises(AssertionError):
         law(Case("says nothing", alone, None, fields=()))
+
+
+@pytest.mark.xdist_group("laws-smc-ppg")
+def test_smc_ppg_planted_path_that_is_not_made_anew_moves_exact_draws(monkeypatch):
+    """The innovations move keeps the path of before: theta is then that of another noise."""
+    right = ppg.interweave
+    monkeypatch.setattr(ppg, "interweave", lambda *args: right(*args)._replace(path=args[-1]))
+    (case,) = (case for case in CASES if case.name == "smc-ppg")
+    exact = move_exact_draws(replace(case, replicas=2 * case.replicas), replace(case.alone))
+    assert_caught(z_scores(np.asarray(exact.after, np.float64) - np.asarray(exact.before), 0.0))
