@@ -83,6 +83,14 @@ class PathModel(ABC):
         """x_{0:T} as site values."""
 
     @abstractmethod
+    def sites_of(self, latents: Any) -> SiteValues:
+        """x_t, t >= 1, as values of the path sites at one time."""
+
+    @abstractmethod
+    def last_carry(self, ssm: SSM, path: Path) -> Any:
+        """c_T of a path."""
+
+    @abstractmethod
     def initial_noise(self, outer: OuterModel, assign: Assign, initial: Any) -> Any:
         """z_0 of x_0, the parameters being what `assign` says."""
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
-from jax import random
+from jax import lax, random
 from jaxtyping import Array
 
-from ...kernels.smc import SSM, Evaluation, Path
+from ...kernels.smc import SSM, Evaluation, Path, Proposed
 from .capture import (
     Assign,
     OuterModel,
@@ -85,6 +85,23 @@ class ScanModel(PathModel):
         """See `PathModel`."""
         return {**path.initial, **path.latents}
 
+    def sites_of(self, latents: SiteValues) -> SiteValues:
+        """See `PathModel`."""
+        return latents
+
+    def last_carry(self, ssm: SSM, path: Path) -> Any:
+        """See `PathModel`; the stages that the last carry has forgotten are not run."""
+        remembers = self.order is None or not all(self.stochastic)  # a clock counts from the start
+        first = 0 if remembers else max(self.length - self.order, 0)  # type: ignore[operator]
+        times = jnp.arange(first + 1, self.length + 1)
+
+        def step(carry, stage):
+            t, latents = stage
+            return ssm.evaluate(carry, latents, t).carry, None
+
+        latents = {name: value[first:] for name, value in path.latents.items()}
+        return lax.scan(step, ssm.init_carry(path.initial), (times, latents))[0]
+
     def initial_noise(self, outer: OuterModel, assign: Assign, initial: SiteValues) -> SiteValues:
         """See `PathModel`; a discrete initial site stays as it is."""
         sites = outer.run(_first_of(assign_from(initial), assign)).sites
@@ -133,7 +150,8 @@ class ScanModel(PathModel):
                 return jnp.where(is_reference, jnp.asarray(own, drawn.dtype), drawn)
 
             run = run_body(call, carry, t - 1, draw, random.fold_in(key, _BEYOND_DRAWS))
-            return {name: site["value"] for name, site in latent_sites(run.sites).items()}, _evaluation(run)
+            latents = {name: site["value"] for name, site in latent_sites(run.sites).items()}
+            return Proposed(latents, run.carry, _evaluation(run).log_likelihood)
 
         def to_noise(carry, latents, t):
             sites = latent_sites(run_body(call, carry, t - 1, assign_from(latents)).sites)

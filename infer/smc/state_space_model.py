@@ -55,6 +55,14 @@ class StateSpaceModel(PathModel):
         (site,) = self.sites
         return {site: jnp.concatenate([path.initial[None], path.latents])}
 
+    def sites_of(self, latents: Array) -> SiteValues:
+        """See `PathModel`."""
+        return {self.sites[0]: latents}
+
+    def last_carry(self, ssm: SSM, path: Path) -> Array:
+        """See `PathModel`."""
+        return path.latents[-1]
+
     def initial_noise(self, outer: OuterModel, assign: Assign, initial: Array) -> Array:
         """See `PathModel`."""
         law = self._law(self._run(outer, assign))

@@ -21,7 +21,7 @@ from .paris import Functional, additive, of_path
 from .particle_filter import FilterResult, particle_filter
 from .particle_gibbs import ParticleGibbsKernel, PathInfo, PathState, particle_gibbs
 from .resampling import inverse_cdf
-from .types import SSM, Cloud, Evaluation, Path
+from .types import SSM, Cloud, Evaluation, Path, Proposed, with_proposal
 
 __all__ = [
     "SSM",
@@ -35,6 +35,7 @@ __all__ = [
     "PathInfo",
     "PathMove",
     "PathState",
+    "Proposed",
     "SweepResult",
     "additive",
     "conditional_sweep",
@@ -46,4 +47,5 @@ __all__ = [
     "particle_gibbs",
     "to_noise",
     "unconditional_sweep",
+    "with_proposal",
 ]

@@ -137,7 +137,7 @@ def _smoother(ssm: SSM, functional: Functional | None, paris: Paris, num_backwar
     """(key, history) -> statistic, or None; refuses what cannot be smoothed."""
     if functional is None:
         return None
-    check_paris(ssm.order, paris, num_backward)
+    check_paris(ssm, paris, num_backward)
     return partial(smoothed, ssm=ssm, functional=functional, paris=paris, num_backward=num_backward)
 
 

@@ -2,6 +2,7 @@
 
     A_t^i ~ W_{t-1} iid;   x_t^i ~ m_t(. | c_{t-1}^{A^i});   w_t^i = g_t(c_{t-1}^{A^i}, x_t^i)   (1)
 
+or x_t^i ~ q_t and w_t^i = g_t m_t / q_t where the model has a proposal (`types.with_proposal`).
 Gordon, Salmond and Smith (1993). Given a reference path x*, slot 0 is kept for it: A_t^0 = 0 and
 x_t^0 = x*_t (Andrieu, Doucet and Holenstein 2010). Resampling happens at every stage: done only
 when the effective sample size is low, the conditional filter would be biased. The keys of stage t
@@ -80,12 +81,12 @@ def next_stage(
     ancestors = inverse_cdf(key_resample, cloud.log_weights, num)
     ancestors = jnp.where(is_reference, 0, ancestors)
     if reference is None:
-        reference = empty_latents(ssm, cloud.carry)
-    latents, factors = jax.vmap(propose(ssm), in_axes=(0, 0, None, 0, None))(
+        reference = one_latent(ssm)
+    proposed = jax.vmap(propose(ssm), in_axes=(0, 0, None, 0, None))(
         _slot_keys(key_propose, num), take(cloud.carry, ancestors), t, is_reference, reference
     )
-    log_weights, stats = _weigh(latents, factors.log_likelihood)
-    return Cloud(latents, factors.carry, log_weights), ancestors, stats
+    log_weights, stats = _weigh(proposed.latents, proposed.log_weight)
+    return Cloud(proposed.latents, proposed.carry, log_weights), ancestors, stats
 
 
 def forward_sweep(key: Key[Array, ""], ssm: SSM, num: int, path: Path | None) -> tuple[History, StageStats]:
@@ -122,9 +123,9 @@ def _slot_keys(key: Key[Array, ""], num: int) -> Key[Array, "N"]:
     return random.wrap_key_data(every, impl=random.key_impl(key)) if typed else every
 
 
-def _weigh(latents: Latents, log_likelihood: Float[Array, "N"]) -> tuple[Float[Array, "N"], StageStats]:
+def _weigh(latents: Latents, log_weights: Float[Array, "N"]) -> tuple[Float[Array, "N"], StageStats]:
     """Log-weights and their statistics; where nothing is observed a state that is no number would weigh 1."""
-    return _stage_stats(jnp.where(_has_nan(latents), jnp.nan, log_likelihood))
+    return _stage_stats(jnp.where(_has_nan(latents), jnp.nan, log_weights))
 
 
 def _has_nan(latents: Latents) -> Bool[Array, "N"]:
@@ -135,17 +136,24 @@ def _has_nan(latents: Latents) -> Bool[Array, "N"]:
     return sum(map(in_leaf, floats), start=jnp.zeros((), bool))
 
 
-def empty_latents(ssm: SSM, carry: Carry) -> Latents:
-    """Zeros of the shape of one x_t; `carry` is that of a cloud."""
-    shapes = jax.eval_shape(ssm.sample, random.key(0), take(carry, 0), jnp.array(1))
+def one_latent(ssm: SSM) -> Latents:
+    """Zeros of the shape of one x_t."""
+
+    def draw(key):
+        return ssm.sample(key, ssm.init_carry(ssm.init(key)), jnp.array(1))
+
+    shapes = jax.eval_shape(draw, random.key(0))
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def with_stage_latents(ssm: SSM, cloud: Cloud) -> Cloud:
     """The cloud of stage 0 in the shape of a later one: x_0 may be another pytree than x_t."""
     num = cloud.log_weights.shape[0]
-    one = empty_latents(ssm, cloud.carry)
-    return cloud._replace(latents=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (num, *leaf.shape)), one))
+
+    def rows(leaf):
+        return jnp.broadcast_to(leaf, (num, *leaf.shape))
+
+    return cloud._replace(latents=jax.tree.map(rows, one_latent(ssm)))
 
 
 def _stage_stats(log_weights: Float[Array, "N"]) -> tuple[Float[Array, "N"], StageStats]:

@@ -13,6 +13,7 @@ Two ways to draw from, or average over, B_t:
 
     imh    J_i1 is the ancestor, a draw of B_t; each further one is a step of independence Metropolis
            from the last: propose l' ~ W_{t-1}, accept with (m g)(l') / (m g)(l).  O(N M), no bound on m
+           (with a proposal the ancestor is no such draw, and "imh" is refused)
     dense  M = infinity: the average itself.  O(N^2), no random numbers
 
 Rejection sampling runs as long as its slowest particle under vmap, and draws by a table of N x N
@@ -116,8 +117,9 @@ class Compensated(NamedTuple):
     lost: PyTree[Float[Array, "N ..."]]
 
 
-def check_paris(order: int | None, paris: str, num_backward: int) -> None:
+def check_paris(ssm: SSM, paris: str, num_backward: int) -> None:
     """Refuse what the statistic cannot be made with."""
+    order = ssm.order
     if paris not in PARIS:
         raise ValueError(f"paris must be one of {PARIS}, got {paris!r}.")
     if isinstance(num_backward, bool) or not isinstance(num_backward, int) or num_backward < 1:
@@ -127,12 +129,19 @@ def check_paris(order: int | None, paris: str, num_backward: int) -> None:
             f"A functional needs a model of Markov order 1, got order {order}: with more lags the backward kernel is "
             "degenerate. Take the mean over the drawn paths instead."
         )
+    if paris == "imh" and not ssm.bootstrap:
+        raise ValueError(
+            'paris="imh" begins at the ancestor, which is a draw of the backward kernel only where particles are '
+            'drawn from the transition. With a proposal take paris="dense".'
+        )
 
 
-def choose_paris(paris: Paris, num_particles: int) -> Paris:
-    """ "imh" or "dense": for "auto" the faster of them on this kind of device."""
+def choose_paris(ssm: SSM, paris: Paris, num_particles: int) -> Paris:
+    """ "imh" or "dense": for "auto" the faster of them on this kind of device, "dense" with a proposal."""
     if paris != "auto":
         return paris
+    if not ssm.bootstrap:
+        return "dense"
     most = _DENSE_MAX.get(jax.default_backend(), _DENSE_MAX_ELSEWHERE)
     return "dense" if num_particles <= most else "imh"
 
@@ -157,7 +166,7 @@ def smoothed(
         num_backward: M, of "imh"; 2 is enough (Olsson and Westerborn 2017), 1 is the genealogy.
     """
     num = history.log_weights.shape[1]
-    which = choose_paris(paris, num)
+    which = choose_paris(ssm, paris, num)
     beta = first_beta(functional, history.initial, num)
     previous = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), history.latents)
 

@@ -48,9 +48,21 @@ class Evaluation(NamedTuple):
     carry: Carry
 
 
-type Propose = Callable[
-    [Key[Array, ""], Carry, Int[Array, ""], Bool[Array, ""], Latents], tuple[Latents, Evaluation]
-]
+class Proposed(NamedTuple):
+    """A particle of stage t, drawn and weighed.
+
+    Attributes:
+        latents: x_t.
+        carry: c_t.
+        log_weight: log g_t; with a proposal q, log g_t + log m_t - log q_t.
+    """
+
+    latents: Latents
+    carry: Carry
+    log_weight: Float[Array, ""]
+
+
+type Propose = Callable[[Key[Array, ""], Carry, Int[Array, ""], Bool[Array, ""], Latents], Proposed]
 
 
 class SSM(NamedTuple):
@@ -69,9 +81,10 @@ class SSM(NamedTuple):
         length: T, the number of transitions.
         order: Markov order p: how many factors after stage s still see x_s. None: all of them,
             and backward sampling is not to be had.
-        propose: (key, c_{t-1}, t, is_reference, reference) -> (x_t, Evaluation): `sample`, the
-            reference in its place where the scalar `is_reference` is true, and `evaluate`. None:
-            made of those two. A front-end whose model would run twice gives its own.
+        propose: (key, c_{t-1}, t, is_reference, reference) -> Proposed: `sample`, the reference in
+            its place where the scalar `is_reference` is true, and `evaluate`. None: made of those
+            two. A front-end whose model would run twice gives its own; `with_proposal` another law.
+        bootstrap: whether `propose` draws from m_t.
         to_noise: (c_{t-1}, x_t, t) -> z_t with x_t = loc + scale z_t, loc and scale functions of
             c_{t-1} and of earlier latents of the same stage; discrete leaves stay as they are.
             None where some continuous latent is not location-scale.
@@ -87,6 +100,7 @@ class SSM(NamedTuple):
     length: int
     order: int | None = 1
     propose: Propose | None = None
+    bootstrap: bool = True
     to_noise: Callable[[Carry, Latents, Int[Array, ""]], Latents] | None = None
     from_noise: Callable[[Carry, Latents, Int[Array, ""]], tuple[Latents, Carry, Float[Array, ""]]] | None = (
         None
@@ -99,7 +113,7 @@ class Cloud(NamedTuple):
     Attributes:
         latents: x_t^i.
         carry: c_t^i.
-        log_weights: log g_t, unnormalised; -inf for an impossible particle, never NaN.
+        log_weights: log g_t (see `Proposed`), unnormalised; -inf for an impossible particle, never NaN.
     """
 
     latents: Latents
@@ -118,8 +132,46 @@ def propose(ssm: SSM) -> Propose:
         return ssm.propose
 
     def sample_then_evaluate(key, carry, t, is_reference, reference):
-        drawn = ssm.sample(key, carry, t)
-        latents = jax.tree.map(lambda own, new: jnp.where(is_reference, own, new), reference, drawn)
-        return latents, ssm.evaluate(carry, latents, t)
+        latents = _reference_or(ssm.sample(key, carry, t), is_reference, reference)
+        factors = ssm.evaluate(carry, latents, t)
+        return Proposed(latents, factors.carry, factors.log_likelihood)
 
     return sample_then_evaluate
+
+
+def with_proposal(
+    ssm: SSM,
+    sample: Callable[[Key[Array, ""], Carry, Int[Array, ""]], Latents],
+    log_prob: Callable[[Carry, Latents, Int[Array, ""]], Float[Array, ""]],
+) -> SSM:
+    """The model with particles drawn from q_t(. | c_{t-1}) and weighed by g_t m_t / q_t.
+
+    Args:
+        ssm: the model; its start is still drawn from chi.
+        sample: (key, c_{t-1}, t) -> x_t, a draw of q_t; q_t must reach wherever m_t g_t does.
+        log_prob: (c_{t-1}, x_t, t) -> log q_t(x_t).
+
+    Examples:
+        >>> from emberwalk.kernels.smc import particle_filter, with_proposal
+        >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
+        >>> from jax.scipy.stats import norm
+        >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
+        >>> wider = with_proposal(
+        ...     ssm,
+        ...     lambda key, c, t: 0.9 * c + 1.5 * random.normal(key),
+        ...     lambda c, x, t: norm.logpdf(x, 0.9 * c, 1.5))
+        >>> particle_filter(random.key(0), wider, 100).ess.shape
+        (3,)
+    """
+
+    def propose(key, carry, t, is_reference, reference):
+        latents = _reference_or(sample(key, carry, t), is_reference, reference)
+        factors = ssm.evaluate(carry, latents, t)
+        log_ratio = factors.log_transition - log_prob(carry, latents, t)
+        return Proposed(latents, factors.carry, factors.log_likelihood + log_ratio)
+
+    return ssm._replace(propose=propose, bootstrap=False)
+
+
+def _reference_or(drawn: Latents, is_reference: Bool[Array, ""], reference: Latents) -> Latents:
+    return jax.tree.map(lambda own, new: jnp.where(is_reference, own, new), reference, drawn)

@@ -120,7 +120,7 @@ class Lowered(NamedTuple):
         reference: x_1.
         kept: what `propose` makes of it in the slot of the reference.
         drawn: what it makes in another slot.
-        proposed: log m, log g that `propose` gives for `kept` and `drawn`.
+        proposed: log g that `propose` gives for `kept` and `drawn`.
         evaluated: the same of `evaluate`.
         path: x.
         again: x(z(x)), None where there is no noise.
@@ -146,8 +146,8 @@ def lowered(model: Callable, *args, num: int = 2) -> Lowered:
         outer, path = at(model, args, path_model, values)
         ssm, first = path_model.ssm(outer), jnp.array(1)
         carry, reference = ssm.init_carry(path.initial), take(path.latents, 0)
-        kept, with_kept = propose(ssm)(key, carry, first, jnp.array(True), reference)
-        drawn, with_drawn = propose(ssm)(key, carry, first, jnp.array(False), reference)
+        proposed = [propose(ssm)(key, carry, first, jnp.array(own), reference) for own in (True, False)]
+        kept, drawn = (particle.latents for particle in proposed)
         evaluated = [ssm.evaluate(carry, latents, first) for latents in (kept, drawn)]
         return Lowered(
             sum_of_pieces(path_model, outer, path),
@@ -155,8 +155,8 @@ def lowered(model: Callable, *args, num: int = 2) -> Lowered:
             reference,
             kept,
             drawn,
-            tuple(number for factors in (with_kept, with_drawn) for number in factors[:2]),
-            tuple(number for factors in evaluated for number in factors[:2]),
+            tuple(particle.log_weight for particle in proposed),
+            tuple(factors.log_likelihood for factors in evaluated),
             path,
             None if path_model.without_noise else from_noise(ssm, path.initial, to_noise(ssm, path))[0],
         )

@@ -17,7 +17,7 @@ from jax import random
 from jax.scipy.stats import norm
 from numpy.typing import NDArray
 
-from emberwalk.kernels.smc import SSM, Evaluation, Path
+from emberwalk.kernels.smc import SSM, Evaluation, Path, with_proposal
 
 
 class GaussianCase(NamedTuple):
@@ -148,13 +148,10 @@ def with_wide_proposal(ssm: SSM, proposal_sd: float = 1.5, forget: bool = False)
     `forget` leaves the correction out.
     """
 
-    def propose(key, c, t, is_reference, reference):
-        x = jnp.where(is_reference, reference, c + proposal_sd * random.normal(key))
-        factors = ssm.evaluate(c, x, t)
-        correction = 0.0 if forget else factors.log_transition - norm.logpdf(x, c, proposal_sd)
-        return x, factors._replace(log_likelihood=factors.log_likelihood + correction)
+    def log_prob(c, x, t):
+        return ssm.evaluate(c, x, t).log_transition if forget else norm.logpdf(x, c, proposal_sd)
 
-    return ssm._replace(propose=propose)
+    return with_proposal(ssm, lambda key, c, t: c + proposal_sd * random.normal(key), log_prob)
 
 
 # One path x_{1:T} of the hidden Markov model, all of them, and the log of each joint probability.
