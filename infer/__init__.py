@@ -8,19 +8,29 @@ if not __name__.startswith("emberwalk."):
 
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
+from .smc.estimates import FunctionalEstimate, ppg_estimates
+from .smc.functionals import lag_product, moment
 from .smc.particle_gibbs import ParticleGibbs, ParticleGibbsState
 from .smc.plots import plot_particle_ess, plot_states, plot_update_rate
-from .smc.ppg import PPG, PPGState
+from .smc.ppg import PPG
+from .smc.ppg_state import PPGState
+from .smc.prediction import forecast, posterior_predictive
 
 __all__ = [
     "PPG",
+    "FunctionalEstimate",
     "PPGState",
     "ParticleGibbs",
     "ParticleGibbsState",
     "diagnose",
+    "forecast",
+    "lag_product",
+    "moment",
     "plot_particle_ess",
     "plot_states",
     "plot_update_rate",
+    "posterior_predictive",
+    "ppg_estimates",
     "read_directory",
     "resumable",
     "summary",

@@ -117,7 +117,7 @@ def run_body(
     call: ScanCall, carry: PyTree[Array], index: Array, assign: Assign, key: Array | None = None
 ) -> BodyRun:
     """Run step `index` (from 0) of a scan; its latents are what `assign` says, or drawn with `key`."""
-    step = handlers.infer_config(call.body, config_fn=lambda msg: {"_scan_current_index": index})
+    step = _at_index(call.body, index)
     step = handlers.seed(step, random.key(0) if key is None else key)
     for kind, values in call.substitute_stack:
         substitution = partial(_subs_wrapper, values, index, call.length)
@@ -126,6 +126,22 @@ def run_body(
         elif kind == "substitute":
             step = handlers.substitute(step, substitute_fn=substitution)
     inputs = jax.tree.map(lambda leaf: leaf[index], call.xs)
+    return _run_step(call, step, carry, inputs, assign)
+
+
+def simulate_body(
+    call: ScanCall, carry: PyTree[Array], index: Array, inputs: PyTree[Array], assign: Assign, key: Array
+) -> BodyRun:
+    """Run a step on inputs of its own, its observed sites drawn like its latents; `index` may lie beyond the scan."""
+    step = handlers.seed(handlers.uncondition(_at_index(call.body, index)), key)
+    return _run_step(call, step, carry, inputs, assign)
+
+
+def _at_index(body: Callable, index: Array) -> Callable:
+    return handlers.infer_config(body, config_fn=lambda msg: {"_scan_current_index": index})
+
+
+def _run_step(call: ScanCall, step: Callable, carry: PyTree[Array], inputs, assign: Assign) -> BodyRun:
     # outside `condition`: what a condition observes is no latent any more
     with handlers.trace() as sites, _RefuseNestedScan(call.site_names), AssignLatents(None, assign):
         carry_after, _ = step(carry, inputs)

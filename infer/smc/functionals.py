@@ -7,6 +7,8 @@ A user's h sees dictionaries, `previous["h"]` and `current["h"]`. At t = 0 there
 zeros for them.
 """
 
+import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -54,8 +56,8 @@ def _moment(site: str, k: int, previous: SiteValues, current: SiteValues, t: Arr
     return current[site] ** k
 
 
-def check_functionals(functionals: Any) -> dict[str, Term]:
-    """Refuse what is no dictionary of functions."""
+def check_functionals(functionals: Any, model: Callable) -> dict[str, Term]:
+    """Refuse what is no dictionary of functions; warn of one that keeps a kernel from being pickled."""
     if functionals is None:
         return {}
     if not isinstance(functionals, Mapping):
@@ -68,24 +70,32 @@ def check_functionals(functionals: Any) -> dict[str, Term]:
             raise ValueError(
                 f"functionals[{name!r}] must be a function h(previous, current, t) -> array under a name, got {h!r}."
             )
+    unpicklable = [name for name, h in functionals.items() if not _pickles(h)]
+    if unpicklable and _pickles(model):
+        warnings.warn(
+            f"functionals {unpicklable} are lambdas or local functions: the kernel cannot be pickled (chains in "
+            "processes of their own, copies on disk). Define them at the top of a module.",
+            stacklevel=4,
+        )
     return dict(functionals)
 
 
-def functional_of(functionals: Mapping[str, Term], model: PathModel, ssm: SSM) -> Functional:
-    """All of them as one functional of the kernels, a dictionary of sums, equation (1).
+def _pickles(fn: Callable) -> bool:
+    try:
+        pickle.dumps(fn)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
 
-    Raises:
-        ValueError: where an h gives another shape at t = 0 than later.
-    """
+
+def functional_of(functionals: Mapping[str, Term], model: PathModel, ssm: SSM) -> Functional:
+    """All of them as one functional of the kernels, a dictionary of sums, equation (1)."""
 
     def at(previous: SiteValues, current: SiteValues, t: Int[Array, ""]) -> dict[str, PyTree[Array]]:
         return {name: _floats(h(previous, current, t)) for name, h in functionals.items()}
 
     if model.offset:  # the path site holds x_0: its time is the kernels' stage
-        functional = additive(lambda before, now, t: at(model.sites_of(before), model.sites_of(now), t))
-        start = jax.eval_shape(ssm.init, jax.random.key(0))
-        _check_same_shape(functional, start, one_latent(ssm))
-        return functional
+        return additive(lambda before, now, t: at(model.sites_of(before), model.sites_of(now), t))
 
     def step(initial, before, now, t):
         return at({**model.sites_of(before), **initial}, model.sites_of(now), t - 1)
@@ -100,14 +110,3 @@ def functional_of(functionals: Mapping[str, Term], model: PathModel, ssm: SSM) -
 
 def _floats(value: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf, float)), value)
-
-
-def _check_same_shape(functional: Functional, start: Any, later: Any) -> None:
-    at_first = jax.eval_shape(functional.first, start)
-    at_step = jax.eval_shape(functional.step, start, later, later, jnp.array(1))
-    for name in at_first:
-        if at_first[name] != at_step[name]:
-            raise ValueError(
-                f"functionals[{name!r}] gives {at_first[name]} at t = 0 and {at_step[name]} later; a sum over t needs "
-                "one shape."
-            )

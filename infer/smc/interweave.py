@@ -48,15 +48,18 @@ def interweave(
     outer: OuterModel,
     theta: SiteValues,
     path: SiteValues,
+    *,
+    hold_noise: bool = False,
 ) -> InterweaveResult:
     """Equation (1): `theta` holds the unconstrained parameters, `path` the values of the path sites.
 
-    `num_steps` must not depend on either.
+    `num_steps` must not depend on either. With `hold_noise`, theta alone moves (z' = z): ancillarity of
+    the noise alone, as Yu and Meng (2011) have it.
     """
     start = model.path_of(path)
     initial_noise = model.initial_noise(outer, _assign(theta)[0], start.initial)
     noise = (initial_noise, to_noise(_open(model, outer, theta, initial_noise).ssm, start))
-    moving, put_back = _split_float(noise)
+    moving, put_back = ([], lambda moving: noise) if hold_noise else _split_float(noise)
 
     def log_density(theta: SiteValues, moving: list[Array]) -> Array:
         made = _make_path(model, outer, theta, put_back(moving))

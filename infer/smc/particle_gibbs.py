@@ -1,23 +1,27 @@
 """`ParticleGibbs`: the latent path of a model, given its parameters, as a block of `Gibbs`."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import random
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
-from ...kernels.smc import PathMove, SweepResult, conditional_sweep, unconditional_sweep
+from ...kernels.smc import SSM, Paris, PathMove, SweepResult, conditional_sweep, unconditional_sweep
 from ...kernels.smc.conditional import PATH_MOVES
+from ...kernels.smc.paris import check_paris
 from ...kernels.smc.particle_gibbs import check_num_particles
 from ..contract import ChainKernel
 from .capture import OuterModel
+from .estimates import estimate_groups
+from .functionals import Term, check_functionals, functional_of
 from .observations import check_observed
 from .path_model import PathModel, SiteValues, given_path
+from .proposal import Proposal, guided
 from .report import path_dims, path_groups, path_warnings
 from .structure import check_owns_latents, check_path_move, find_path_model
 
@@ -41,6 +45,8 @@ class ParticleGibbsState(NamedTuple):
         ess_sums: sums of 1 / sum W^2 of each stage.
         tracing_counts: how often the particle drawn at stage t was the ancestor of that at t + 1, where
             that had left its reference.
+        functionals: PaRIS estimates of the functionals by this sweep; empty if none were asked for.
+        path_functionals: the functionals of the path that it drew.
         rng_key: key of the next step.
     """
 
@@ -55,6 +61,8 @@ class ParticleGibbsState(NamedTuple):
     update_counts: Int[Array, "T+1"]
     ess_sums: Float[Array, "T+1"]
     tracing_counts: Int[Array, "T"]
+    functionals: dict[str, PyTree[Array]]
+    path_functionals: dict[str, PyTree[Array]]
     rng_key: Array
 
 
@@ -75,6 +83,11 @@ class ParticleGibbs(ChainKernel):
         init_sites: sites outside the scan that start the path; None: found by dataflow.
         path_move: "backward" draws the path by backward sampling; "trace" follows the genealogy,
             which any model allows and which hardly moves early states.
+        paris: how functionals are averaged backwards: "imh", O(N), "dense", O(N^2), or "auto", the
+            faster (`kernels/smc/paris.py`).
+        num_backward: backward draws a particle of "imh".
+        functionals: name -> h(previous, current, t), summed over time, see `PPG`.
+        proposal: (carry, t) -> a law for each path site, see `PPG`.
 
     Raises:
         ValueError: for an N below 2 or an unknown path move at once; when sampling starts, for
@@ -108,6 +121,10 @@ class ParticleGibbs(ChainKernel):
         sites: Sequence[str] | None = None,
         init_sites: Sequence[str] | None = None,
         path_move: PathMove = "backward",
+        paris: Paris = "auto",
+        num_backward: int = 2,
+        functionals: Mapping[str, Term] | None = None,
+        proposal: Proposal | None = None,
     ):
         super().__init__()
         if not callable(model):
@@ -115,9 +132,15 @@ class ParticleGibbs(ChainKernel):
         check_num_particles(num_particles)
         if path_move not in PATH_MOVES:
             raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
+        check_paris(paris, num_backward)
+        if proposal is not None and not callable(proposal):
+            raise ValueError(f"proposal must be a function of (carry, t), got {proposal!r}.")
         self._model = model
         self.num_particles = num_particles
         self.path_move = path_move
+        self.paris, self.num_backward = paris, num_backward
+        self.functionals = check_functionals(functionals, model)
+        self.proposal = proposal
         self.sites = _names(sites, "sites")
         self.init_sites = _names(init_sites, "init_sites")
         self.path_model: PathModel | None = None
@@ -137,7 +160,7 @@ class ParticleGibbs(ChainKernel):
     @property
     def default_fields(self) -> tuple[str, ...]:
         """What `MCMC` collects."""
-        return ("z", *SCALAR_FIELDS)
+        return ("z", *SCALAR_FIELDS, *(FUNCTIONAL_FIELDS if self.functionals else ()))
 
     def init_one(self, rng_key, init_params, model_args, model_kwargs):
         """The path drawn by an unconditional filter at the present parameters."""
@@ -169,13 +192,18 @@ class ParticleGibbs(ChainKernel):
         outer = self._outer(model_args, model_kwargs)
         self.path_model = self._given_path or find_path_model(outer, init_sites=self.init_sites, sites=sites)
         check_owns_latents(outer, self.path)
+        if self.functionals and self.path.order != 1:
+            raise ValueError(
+                f"functionals {list(self.functionals)} need a model of Markov order 1, and this one has order "
+                f"{self.path.order}: with more lags the backward kernel only traces. Compute them from the drawn paths."
+            )
         self._path_move = check_path_move(self.path, self.path_move)
         sweep = self._first_sweep(num, random.fold_in(rng_key, 0), model_args, model_kwargs)
         return self._first_state(sweep, rng_key, init_params, model_kwargs)
 
     def _first_sweep(self, num, key, model_args, model_kwargs) -> SweepResult:
-        ssm = self.path.ssm(self._outer(model_args, model_kwargs))
-        return unconditional_sweep(key, ssm, num, path_move=self._path_move)
+        ssm = self._ssm(model_args, model_kwargs)
+        return unconditional_sweep(key, ssm, num, path_move=self._path_move, **self._smoothing(ssm))
 
     def _first_state(self, sweep: SweepResult, rng_key, init_params, model_kwargs) -> ParticleGibbsState:
         model, values = self.path, self.path.values_of(sweep.path)
@@ -185,7 +213,7 @@ class ParticleGibbs(ChainKernel):
         return ParticleGibbsState(
             jnp.zeros((), jnp.int32), values, *_scalars(sweep, model.offset), sweep.num_nonfinite,
             jnp.zeros((), jnp.int32), jnp.zeros(model.length + 1, jnp.int32), jnp.zeros_like(sweep.ess),
-            jnp.zeros(model.length, jnp.int32),
+            jnp.zeros(model.length, jnp.int32), sweep.statistic or {}, sweep.path_statistic or {},
             random.fold_in(rng_key, _MAX_DOUBLINGS + 1),
         )  # fmt: skip
 
@@ -193,9 +221,14 @@ class ParticleGibbs(ChainKernel):
         """One conditional sweep."""
         model = self.path
         rng_key, key = random.split(state.rng_key)
-        ssm = model.ssm(self._outer(model_args, model_kwargs))
+        ssm = self._ssm(model_args, model_kwargs)
         sweep = conditional_sweep(
-            key, ssm, model.path_of(state.z), self.num_particles, path_move=self._path_move
+            key,
+            ssm,
+            model.path_of(state.z),
+            self.num_particles,
+            path_move=self._path_move,
+            **self._smoothing(ssm),
         )
         counted = state.i >= self._num_warmup
         return ParticleGibbsState(
@@ -207,6 +240,8 @@ class ParticleGibbs(ChainKernel):
             state.update_counts + (counted & (sweep.indices != 0)),
             state.ess_sums + jnp.where(counted, sweep.ess, 0.0),
             state.tracing_counts + (counted & sweep.from_ancestor),
+            sweep.statistic or {},
+            sweep.path_statistic or {},
             rng_key,
         )
 
@@ -235,18 +270,32 @@ class ParticleGibbs(ChainKernel):
         return path_warnings(self, mcmc.last_state)
 
     def groups(self, mcmc) -> dict[str, Any]:
-        """Group `path_diagnostics` of `to_datatree`: update rate and particle ESS by time."""
-        return path_groups(self, mcmc.last_state)
+        """Groups of `to_datatree`: `path_diagnostics` by time, `functional_estimates` if there are any."""
+        return path_groups(self, mcmc.last_state) | estimate_groups(mcmc)
 
     def dims(self, mcmc) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The time axis of the path sites."""
         return path_dims(self.path)
+
+    def _ssm(self, model_args, model_kwargs) -> SSM:
+        """The model of one particle, drawn by the proposal if there is one."""
+        outer = self._outer(model_args, model_kwargs)
+        ssm = self.path.ssm(outer)
+        return ssm if self.proposal is None else guided(ssm, self.proposal, self.path, outer)
+
+    def _smoothing(self, ssm: SSM) -> dict[str, Any]:
+        """What a sweep is told of the functionals."""
+        if not self.functionals:
+            return {}
+        functional = functional_of(self.functionals, self.path, ssm)
+        return {"functional": functional, "paris": self.paris, "num_backward": self.num_backward}
 
     def _outer(self, model_args: tuple, model_kwargs: dict[str, Any] | None) -> OuterModel:
         return OuterModel(conditioned(self._model), model_args, dict(model_kwargs or {}))
 
 
 SCALAR_FIELDS = ("particle_ess", "particle_ess_min", "path_update_rate", "log_evidence", "num_nonfinite")
+FUNCTIONAL_FIELDS = ("functionals", "path_functionals")
 
 
 def _scalars(sweep: SweepResult, offset: int) -> tuple[Array, Array, Array, Array]:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from numpyro.distributions import Distribution
 
 from ...kernels.smc import SSM, Path
 from .capture import Assign, OuterModel
@@ -32,6 +33,24 @@ class Opened(NamedTuple):
     log_density: Float[Array, ""]
     log_scale: Float[Array, ""]
     ssm: SSM
+
+
+class Simulated(NamedTuple):
+    """A stage drawn from the model.
+
+    Attributes:
+        latents: path sites.
+        observed: what is observed of them.
+        carry: c_t.
+    """
+
+    latents: SiteValues
+    observed: SiteValues
+    carry: Any
+
+
+type Simulate = Callable[[Array, Any, Array, Any, SiteValues], Simulated]
+"""(key, c_{t-1}, t, inputs of the stage, latents that are known) -> Simulated."""
 
 
 class PathModel(ABC):
@@ -85,6 +104,14 @@ class PathModel(ABC):
     @abstractmethod
     def sites_of(self, latents: Any) -> SiteValues:
         """x_t, t >= 1, as values of the path sites at one time."""
+
+    @abstractmethod
+    def transition_laws(self, outer: OuterModel, carry: Any, t: Any) -> dict[str, Distribution]:
+        """m_t given c_{t-1}, one law a path site."""
+
+    @abstractmethod
+    def simulator(self, outer: OuterModel) -> "Simulate":
+        """Draws of a stage, what is observed of it included, at the parameters of `outer`."""
 
     @abstractmethod
     def last_carry(self, ssm: SSM, path: Path) -> Any:

@@ -2,7 +2,7 @@
 
     1. path | theta, y          conditional sweep                 (`particle_gibbs.py`)
     2. theta | path, y          NUTS, or another inner kernel
-    3. (theta, path) | y        HMC on parameters and noise       (`interweave.py`)
+    3. (theta, path) | y        HMC on parameters and noise, or on parameters given noise (`interweave.py`)
 
 Each move leaves p(theta, path | y) invariant, and so does their composition. Andrieu, Doucet and
 Holenstein (2010) for 1 and 2; Yu and Meng (2011) for 3, without which the parameters of a weakly
@@ -11,126 +11,42 @@ observed model hardly move.
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import random
 from jaxtyping import Array
-from numpyro import handlers
 from numpyro.distributions import biject_to
-from numpyro.infer import HMC, NUTS, Gibbs
+from numpyro.infer import HMC, Gibbs
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned, with_conditioning
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity
 
-from ...kernels.smc import InnovationsState, PathMove, innovations_hmc
+from ...kernels.smc import Paris, PathMove, innovations_hmc
 from ..contract import ModelKernel, Start, chain_axes, first_chain, holds_tracers, start_again, vectorized
 from .capture import OuterModel
+from .estimates import estimate_groups
+from .functionals import Term
+from .inner_kernel import inner_kernel as checked_inner_kernel
 from .interweave import interweave
 from .location_scale import allowed_classes
-from .particle_gibbs import SCALAR_FIELDS, ParticleGibbs
+from .particle_gibbs import FUNCTIONAL_FIELDS, SCALAR_FIELDS, ParticleGibbs
 from .path_model import SiteValues, assign_from, given_path
+from .path_moments import add_draw, no_moments
+from .ppg_state import Interweaving, PPGState
+from .proposal import Proposal
+from .replay import replay
 from .report import path_dims, path_groups, path_warnings
 from .scan_model import ScanModel
 from .structure import find_path_model
 from .time_parallel import TimeParallel
 
 _log = logging.getLogger(__name__)
-_INTERWEAVE = ("auto", "joint", None)
+_INTERWEAVE = ("auto", "joint", "theta", None)
 # state fields of an HMC block under the names that ArviZ knows
 _HMC_FIELDS = ("potential_energy", "accept_prob", "num_steps", "diverging")
-
-
-class Interweaving(NamedTuple):
-    """State of the innovations move.
-
-    Attributes:
-        adaptation: step size and mass, see `InnovationsState`.
-        accept_prob: of the last trajectory, in [0, 1].
-    """
-
-    adaptation: InnovationsState
-    accept_prob: Array
-
-
-class PPGState(NamedTuple):
-    """State of one chain.
-
-    Attributes:
-        z: every latent site: the path as it is, parameters unconstrained.
-        block_states: of the path block (`ParticleGibbsState`) and of the inner kernel.
-        rng_key: key of the next step.
-        i: iterations done, warm-up included.
-        interweave: state of the innovations move, None where it is off.
-    """
-
-    z: SiteValues
-    block_states: tuple[Any, ...]
-    rng_key: Array
-    i: Any = None
-    interweave: Interweaving | None = None
-
-    @property
-    def particle_ess(self):
-        """Mean over time of 1 / sum W^2."""
-        return self.block_states[0].particle_ess
-
-    @property
-    def particle_ess_min(self):
-        """The smallest over time of 1 / sum W^2."""
-        return self.block_states[0].particle_ess_min
-
-    @property
-    def path_update_rate(self):
-        """Share of times at which the sweep left its reference path."""
-        return self.block_states[0].path_update_rate
-
-    @property
-    def log_evidence(self):
-        """log Zhat of the conditional sweep: E[Z / Zhat] = 1 under stationarity."""
-        return self.block_states[0].log_evidence
-
-    @property
-    def num_nonfinite(self):
-        """Weights that were NaN or +inf, plus times without a possible particle, so far."""
-        return self.block_states[0].num_nonfinite
-
-    @property
-    def interweave_accept_prob(self):
-        """Acceptance of the last innovations move; 0 where none is made."""
-        return jnp.zeros_like(self.particle_ess) if self.interweave is None else self.interweave.accept_prob
-
-    @property
-    def potential_energy(self):
-        """Of the inner HMC kernel."""
-        return self.block_states[1].potential_energy
-
-    @property
-    def accept_prob(self):
-        """Of the inner HMC kernel."""
-        return self.block_states[1].accept_prob
-
-    @property
-    def num_steps(self):
-        """Leapfrog steps of the inner HMC kernel."""
-        return self.block_states[1].num_steps
-
-    @property
-    def adapt_state(self):
-        """Of the inner HMC kernel."""
-        return self.block_states[1].adapt_state
-
-    @property
-    def diverging(self):
-        """Of the inner HMC kernel."""
-        return self.block_states[1].diverging
-
-    @property
-    def energy(self):
-        """Of the inner HMC kernel."""
-        return self.block_states[1].energy
 
 
 class PPG(Gibbs):
@@ -150,9 +66,23 @@ class PPG(Gibbs):
         sites: names of the path sites; None: found by dataflow.
         init_sites: sites outside the scan that start the path; None: found by dataflow.
         path_move: "backward" (exact O(N) backward sampling) or "trace" (the genealogy).
-        interweave: "joint" makes the innovations move after every sweep; None leaves it out; "auto"
-            makes it where every continuous latent is location-scale given the carry.
+        paris: how functionals are averaged backwards: "imh", O(N), "dense", O(N^2), or "auto", the
+            faster (`kernels/smc/paris.py`).
+        num_backward: backward draws a particle of "imh".
+        functionals: name -> h(previous, current, t) -> array, whose sum over the time axis of the path
+            is estimated in every sweep (`ppg_estimates`): `previous` and `current` are dictionaries of
+            the path sites at t - 1 and t. At t = 0 `previous` holds zeros, and the sites outside a scan
+            that start the path; those are zeros later. Ready-made: `lag_product(site)`, `moment(site, k)`.
+        interweave: "joint" moves parameters and noise together after every sweep, "theta" the
+            parameters given the noise; None leaves it out; "auto" makes the joint move where every
+            continuous latent is location-scale given the carry.
         interweave_steps: leapfrog steps of that move; the first draws make 1, 2, 3, ... of them.
+        proposal: (carry, t) -> a law for each path site, from which particles are drawn instead of the
+            transition; t counts along the time axis. For precise observations or states of more than five
+            dimensions.
+        path_moments: keep the running mean and variance of the path at every time after warm-up, in
+            the group `path_diagnostics`: what is left of a path that is too long to store (leave it out
+            of the draws by `mcmc.run(..., extra_fields=("~z.h",))`).
 
     Raises:
         ValueError, TypeError: for arguments that cannot be meant, at once; for a model that has no
@@ -180,8 +110,13 @@ class PPG(Gibbs):
         sites: Sequence[str] | None = None,
         init_sites: Sequence[str] | None = None,
         path_move: PathMove = "backward",
+        paris: Paris = "auto",
+        num_backward: int = 2,
+        functionals: Mapping[str, Term] | None = None,
         interweave: str | None = "auto",
         interweave_steps: int = 40,
+        proposal: Proposal | None = None,
+        path_moments: bool = False,
     ):
         if interweave not in _INTERWEAVE:
             raise ValueError(f"interweave must be one of {_INTERWEAVE}, got {interweave!r}.")
@@ -193,13 +128,17 @@ class PPG(Gibbs):
             raise ValueError(
                 f"interweave_steps must be a whole number of at least 1, got {interweave_steps!r}."
             )
-        block = ParticleGibbs(model, num_particles, sites=sites, init_sites=init_sites, path_move=path_move)
-        inner = _inner_kernel(inner_kernel, model)
+        block = ParticleGibbs(
+            model, num_particles, sites=sites, init_sites=init_sites, path_move=path_move,
+            paris=paris, num_backward=num_backward, functionals=functionals, proposal=proposal,
+        )  # fmt: skip
+        inner = checked_inner_kernel(inner_kernel, model)
         super().__init__([(block, _found_at_init), (inner, None)])
         _, self._plain_inner = self._kernels  # type: ignore[has-type]
         self.interweave = interweave
         self.interweave_steps = interweave_steps
-        self._joint = False
+        self.path_moments = path_moments
+        self._interweaves = False
         self._num_warmup = 0
         self._has_param = False
         self._start: Start | None = None
@@ -211,10 +150,11 @@ class PPG(Gibbs):
 
     @property
     def default_fields(self) -> tuple[str, ...]:
-        """What `MCMC` collects: all scalars of the state."""
+        """What `MCMC` collects: all scalars of the state, what `forecast` and `ppg_estimates` read."""
         hmc = _HMC_FIELDS if isinstance(self._plain_inner, HMC) else ()
-        joint = ("interweave_accept_prob",) if self.interweave is not None else ()
-        return ("z", *SCALAR_FIELDS, *joint, *hmc)
+        innovations = ("interweave_accept_prob",) if self.interweave is not None else ()
+        functionals = FUNCTIONAL_FIELDS if self.path_block.functionals else ()
+        return ("z", *SCALAR_FIELDS, *innovations, *hmc, "last_carry", *functionals)
 
     def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
         """First state of a chain, or of vectorized chains where `rng_key` is a batch of keys."""
@@ -245,13 +185,23 @@ class PPG(Gibbs):
         if path:
             block = block._replace(z=given_path(path, block.z))
             inner = self._kernels[1].refresh(inner, model_args, with_conditioning(model_kwargs, block.z))
-        self._joint = self._wants_joint(inner)
+        self._interweaves = self._wants_interweaving(inner)
         interweaving = None
-        if self._joint:
+        if self._interweaves:
             adaptation = self._innovations().init(inner.z)
             interweaving = Interweaving(adaptation, jnp.zeros_like(adaptation.step_size))
-        z = self._merge_z((block, inner))
-        return PPGState(z, (block, inner), key_chain, jnp.zeros((), jnp.int32), interweaving)
+        moments = no_moments(block.z) if self.path_moments else None
+        blocks = (block, inner)
+        last_carry = self._last_carry(blocks, model_args, model_kwargs)
+        return PPGState(
+            self._merge_z(blocks),
+            blocks,
+            key_chain,
+            jnp.zeros((), jnp.int32),
+            last_carry,
+            interweaving,
+            moments,
+        )
 
     def _sample_one(self, state, model_args, model_kwargs) -> PPGState:
         """The moves of one draw. Every key comes from the outer one, which `Gibbs` never hands to its blocks:
@@ -269,9 +219,29 @@ class PPG(Gibbs):
         inner = inner_kernel.refresh(inner._replace(rng_key=key_inner), model_args, given_path)
         inner = inner_kernel.sample(inner, model_args, given_path)
         state = state._replace(block_states=(block, inner))
-        if self._joint:
+        if self._interweaves:
             state = self._interweave(key_joint, state, model_args, model_kwargs)
-        return state._replace(z=self._merge_z(state.block_states), rng_key=rng_key, i=state.i + 1)
+        moments = state.moments
+        if moments is not None:
+            moments = add_draw(moments, state.block_states[0].z, state.i >= self._num_warmup)
+        return state._replace(
+            z=self._merge_z(state.block_states),
+            rng_key=rng_key,
+            i=state.i + 1,
+            last_carry=self._last_carry(state.block_states, model_args, model_kwargs),
+            moments=moments,
+        )
+
+    def _last_carry(self, blocks, model_args, model_kwargs) -> Any:
+        """c_T of a draw, at its own parameters: the sweep made its carries at those before."""
+        block, inner = blocks
+        constrained = self._kernels[1].get_constrain_fn(model_args, model_kwargs)(inner.z)
+        model, outer = (
+            self.path_block.path,
+            OuterModel(conditioned(self._model), model_args, dict(model_kwargs)),
+        )
+        at_parameters = outer._replace(kwargs=with_conditioning(outer.kwargs, constrained))
+        return model.last_carry(model.ssm(at_parameters), model.path_of(block.z))
 
     def _interweave(self, key: Array, state: PPGState, model_args, model_kwargs) -> PPGState:
         """Move 3; it writes the path and the parameters into their blocks. The gradient that the inner kernel
@@ -288,6 +258,7 @@ class PPG(Gibbs):
             OuterModel(conditioned(self._model), model_args, model_kwargs),
             inner.z,
             block.z,
+            hold_noise=self.interweave == "theta",
         )
         block = block._replace(z=moved.path)
         inner = inner._replace(z=moved.theta, potential_energy=moved.potential_energy)
@@ -309,27 +280,22 @@ class PPG(Gibbs):
             wrapper = partial(TimeParallel, latents=model.time_sites, stochastic=model.stochastic)
             inner = inner.wrap_model(wrapper)
         self._kernels = (block, inner)
-        if self.interweave == "joint" and model.without_noise:
-            site, law = model.without_noise[0]
-            raise ValueError(
-                f'interweave="joint" needs latents with a location and a scale, but {site!r} is {law}. '
-                f"Allowed are {allowed_classes()}. Use interweave=None."
-            )
 
-    def _wants_joint(self, inner_state: Any) -> bool:
+    def _wants_interweaving(self, inner_state: Any) -> bool:
         """Whether the innovations move is made; said once at INFO where "auto" leaves it out."""
         model = self.path_block.path
         reason = None
         if model.without_noise:
-            reason = f"site {model.without_noise[0][0]!r} is {model.without_noise[0][1]}, not location-scale"
+            site, law = model.without_noise[0]
+            reason = f"{site!r} is {law}, and the move needs latents with a location and a scale ({allowed_classes()})"
         elif not isinstance(self._plain_inner, HMC | ModelKernel):
             reason = f"{type(self._plain_inner).__name__} does not hold unconstrained parameters"
         elif not inner_state.z:
             reason = "the model has no parameters"
         elif not model.has_continuous:
             reason = "the path is discrete"
-        if self.interweave == "joint" and reason is not None:
-            raise ValueError(f'interweave="joint" cannot be had: {reason}. Use interweave=None.')
+        if self.interweave in ("joint", "theta") and reason is not None:
+            raise ValueError(f'interweave="{self.interweave}" cannot be had: {reason}. Use interweave=None.')
         if self.interweave == "auto" and reason is not None:
             _log.info("PPG makes no innovations move: %s.", reason)
         return self.interweave is not None and reason is None
@@ -360,25 +326,15 @@ class PPG(Gibbs):
         constrain = self.get_constrain_fn(model_args, model_kwargs)
         if not self._has_deterministic:
             return constrain
-        model = conditioned(self._model)
-        kwargs = dict(model_kwargs or {})
+        outer = OuterModel(conditioned(self._model), model_args, dict(model_kwargs or {}))
 
         def with_deterministic(z: SiteValues) -> SiteValues:
             values = constrain(z)
-            sites = self._replay(model, values, model_args, kwargs)
+            sites = replay(self.path_block.path, outer, values)
             found = {name: site["value"] for name, site in sites.items() if site["type"] == "deterministic"}
             return {**values, **found}
 
         return with_deterministic
-
-    def _replay(self, model: Callable, values: SiteValues, model_args, model_kwargs) -> dict[str, Any]:
-        path = self.path_block.path
-        if not (isinstance(path, ScanModel) and path.replay):
-            return OuterModel(model, model_args, model_kwargs).run(assign_from(values)).sites
-        given = handlers.substitute(handlers.seed(model, random.key(0)), data=values)
-        if path.order == 1:
-            given = TimeParallel(given, latents=path.time_sites, stochastic=path.stochastic)
-        return handlers.trace(given).get_trace(*model_args, **model_kwargs)
 
     def wrap_model(self, wrapper):
         """A copy on `wrapper(model)`."""
@@ -399,16 +355,20 @@ class PPG(Gibbs):
         return (
             text
             if state.interweave is None
-            else f"{text} | joint acc. prob={state.interweave_accept_prob:.2f}"
+            else f"{text} | innovations acc. prob={state.interweave_accept_prob:.2f}"
         )
 
     def warnings(self, mcmc) -> list[str]:
         """Sentences for `diagnose`, each with its number and the way out."""
-        return path_warnings(self.path_block, mcmc.last_state.block_states[0], joint_move=self._joint)
+        return path_warnings(
+            self.path_block, mcmc.last_state.block_states[0], innovations_move=self._interweaves
+        )
 
     def groups(self, mcmc) -> dict[str, Any]:
-        """Group `path_diagnostics` of `to_datatree`: update rate and particle ESS by time."""
-        return path_groups(self.path_block, mcmc.last_state.block_states[0])
+        """Groups of `to_datatree`: `path_diagnostics` by time, `functional_estimates` if there are any."""
+        state = mcmc.last_state
+        groups = path_groups(self.path_block, state.block_states[0], state.moments)
+        return groups | estimate_groups(mcmc)
 
     def dims(self, mcmc) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """The time axis of the path sites."""
@@ -418,27 +378,3 @@ class PPG(Gibbs):
 def _found_at_init(trace):
     """Stands for the sites of the path until `PPG.init` has found them."""
     raise AssertionError("PPG names the sites of its blocks before Gibbs asks for them.")
-
-
-def _inner_kernel(inner: Any, model: Callable) -> MCMCKernel:
-    """The kernel of the parameters: the default, a factory's, or the one given, checked."""
-    if inner is None:
-        return NUTS(model, max_tree_depth=3)
-    kernel = inner if isinstance(inner, MCMCKernel) else inner(model) if callable(inner) else None
-    if not isinstance(kernel, MCMCKernel):
-        raise TypeError(
-            f"inner_kernel must be a kernel, or a class or function that makes one, got {inner!r}."
-        )
-    name = type(kernel).__name__
-    if type(kernel).refresh is MCMCKernel.refresh:
-        raise ValueError(
-            f"inner_kernel {name} does not implement refresh, so that it cannot follow the path. Use NUTS."
-        )
-    if getattr(kernel, "model", None) is not model:
-        raise ValueError(f"inner_kernel {name} is on another model than PPG. Build it on the same function.")
-    if getattr(kernel, "_find_heuristic_step_size", False):
-        raise ValueError(
-            f"inner_kernel {name} has find_heuristic_step_size=True, which is bound to the first path it is "
-            "conditioned on. Leave it False and let warm-up find the step size."
-        )
-    return kernel

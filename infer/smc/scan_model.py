@@ -13,6 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax, random
 from jaxtyping import Array
+from numpyro.distributions import Distribution
 
 from ...kernels.smc import SSM, Evaluation, Path, Proposed
 from .capture import (
@@ -21,10 +22,11 @@ from .capture import (
     ScanCall,
     latent_sites,
     run_body,
+    simulate_body,
     sum_log_prob,
 )
 from .location_scale import noise_map, required_noise_map, unconstrained_map
-from .path_model import Opened, PathModel, SiteValues, assign_from, check_length
+from .path_model import Opened, PathModel, Simulate, Simulated, SiteValues, assign_from, check_length
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,27 @@ class ScanModel(PathModel):
     def sites_of(self, latents: SiteValues) -> SiteValues:
         """See `PathModel`."""
         return latents
+
+    def transition_laws(self, outer: OuterModel, carry: Any, t: Any) -> dict[str, Distribution]:
+        """See `PathModel`."""
+        call = outer.run(lambda msg: None).call
+        sites = latent_sites(run_body(call, carry, t - 1, lambda msg: None).sites)
+        return {name: site["fn"] for name, site in sites.items()}
+
+    def simulator(self, outer: OuterModel) -> Simulate:
+        """See `PathModel`; the inputs are those of one step of the scan."""
+        call = outer.run(lambda msg: None).call
+
+        def simulate(key, carry, t, inputs, known):
+            run = simulate_body(call, carry, t - 1, inputs, assign_from(known), key)
+            values = {name: site["value"] for name, site in run.sites.items() if site["type"] == "sample"}
+            return Simulated(
+                {name: values[name] for name in self.time_sites},
+                {name: values[name] for name in self.observed if jnp.size(values[name])},  # a factor is empty
+                run.carry,
+            )
+
+        return simulate
 
     def last_carry(self, ssm: SSM, path: Path) -> Any:
         """See `PathModel`; the stages that the last carry has forgotten are not run."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpyro.distributions as dist
+from jax import random
 from jaxtyping import Array, Float
 
 from ...kernels.smc import SSM, Evaluation, Path
 from ...models.state_space import Emission, StateSpace
 from .capture import Assign, OuterModel, Sites, sum_log_prob
 from .location_scale import required_noise_map
-from .path_model import Opened, PathModel, SiteValues, check_length
+from .path_model import Opened, PathModel, Simulate, Simulated, SiteValues, check_length
 from .scan_model import initial_map
 
 
@@ -58,6 +59,29 @@ class StateSpaceModel(PathModel):
     def sites_of(self, latents: Array) -> SiteValues:
         """See `PathModel`."""
         return {self.sites[0]: latents}
+
+    def transition_laws(self, outer: OuterModel, carry: Array, t: Array) -> dict[str, dist.Distribution]:
+        """See `PathModel`."""
+        law = self._law(self._run(outer, lambda msg: None))
+        return {self.sites[0]: law.transition(carry, t)}
+
+    def simulator(self, outer: OuterModel) -> Simulate:
+        """See `PathModel`; there are no inputs."""
+        sites = self._run(outer, lambda msg: None)
+        (site,), law = self.sites, self._law(sites)
+        emissions = {name: unwrap_emission(sites[name]["fn"])[0] for name in self.observed}
+
+        def simulate(key, carry, t, inputs, known):
+            key_state, *keys = random.split(key, 1 + len(emissions))
+            x = (
+                known[site]
+                if site in known
+                else jnp.asarray(law.transition(carry, t).sample(key_state), self.dtype)
+            )
+            observed = {n: e.fn(x, t).sample(k) for (n, e), k in zip(emissions.items(), keys, strict=True)}
+            return Simulated({site: x}, observed, x)
+
+        return simulate
 
     def last_carry(self, ssm: SSM, path: Path) -> Array:
         """See `PathModel`."""

@@ -17,7 +17,7 @@ Everything is written for one chain and may be vmapped over chains.
 
 from .conditional import PathMove, SweepResult, conditional_sweep, unconditional_sweep
 from .innovations import InnovationsState, from_noise, innovations_hmc, to_noise
-from .paris import Functional, additive, of_path
+from .paris import Functional, Paris, additive, of_path
 from .particle_filter import FilterResult, particle_filter
 from .particle_gibbs import ParticleGibbsKernel, PathInfo, PathState, particle_gibbs
 from .resampling import inverse_cdf
@@ -30,6 +30,7 @@ __all__ = [
     "FilterResult",
     "Functional",
     "InnovationsState",
+    "Paris",
     "ParticleGibbsKernel",
     "Path",
     "PathInfo",

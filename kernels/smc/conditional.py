@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .backward import sample_path, trace_path
 from .forward import forward_sweep
-from .paris import Functional, Paris, check_paris, of_path, smoothed
+from .paris import Functional, Paris, check_paris, check_smoothable, of_path, smoothed
 from .types import SSM, Path
 
 type PathMove = Literal["backward", "trace"]
@@ -137,7 +137,8 @@ def _smoother(ssm: SSM, functional: Functional | None, paris: Paris, num_backwar
     """(key, history) -> statistic, or None; refuses what cannot be smoothed."""
     if functional is None:
         return None
-    check_paris(ssm, paris, num_backward)
+    check_paris(paris, num_backward)
+    check_smoothable(ssm, paris)
     return partial(smoothed, ssm=ssm, functional=functional, paris=paris, num_backward=num_backward)
 
 

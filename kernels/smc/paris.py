@@ -117,17 +117,20 @@ class Compensated(NamedTuple):
     lost: PyTree[Float[Array, "N ..."]]
 
 
-def check_paris(ssm: SSM, paris: str, num_backward: int) -> None:
-    """Refuse what the statistic cannot be made with."""
-    order = ssm.order
+def check_paris(paris: str, num_backward: int) -> None:
+    """Refuse values that mean nothing."""
     if paris not in PARIS:
         raise ValueError(f"paris must be one of {PARIS}, got {paris!r}.")
     if isinstance(num_backward, bool) or not isinstance(num_backward, int) or num_backward < 1:
         raise ValueError(f"num_backward must be a whole number of at least 1, got {num_backward!r}.")
-    if order != 1:
+
+
+def check_smoothable(ssm: SSM, paris: Paris) -> None:
+    """Refuse a model whose functionals cannot be smoothed so."""
+    if ssm.order != 1:
         raise ValueError(
-            f"A functional needs a model of Markov order 1, got order {order}: with more lags the backward kernel is "
-            "degenerate. Take the mean over the drawn paths instead."
+            f"A functional needs a model of Markov order 1, got order {ssm.order}: with more lags the backward "
+            "kernel is degenerate. Take the mean over the drawn paths instead."
         )
     if paris == "imh" and not ssm.bootstrap:
         raise ValueError(

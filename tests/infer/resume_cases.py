@@ -23,7 +23,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import AIES, HMC, HMCECS, MCMC, NUTS, SA, BarkerMH, DiscreteGibbs, DiscreteHMCGibbs, Gibbs
 from numpyro.infer.mcmc import MCMCKernel
 
-from emberwalk.infer import PPG
+from emberwalk.infer import PPG, lag_product
 from emberwalk.infer.resume import resumable
 from emberwalk.infer.segments import host_array
 
@@ -104,7 +104,8 @@ def blocks():
 
 
 def path_and_scale():
-    return PPG(path, num_particles=4, interweave_steps=2)
+    functionals = {"xx": lag_product("x")}
+    return PPG(path, num_particles=4, interweave_steps=2, functionals=functionals, path_moments=True)
 
 
 def two(method, **options):

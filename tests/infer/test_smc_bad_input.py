@@ -11,7 +11,7 @@ from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.infer import HMC, MCMC, NUTS, BarkerMH
 
-from emberwalk.infer import PPG, ParticleGibbs
+from emberwalk.infer import PPG, ParticleGibbs, lag_product
 from emberwalk.infer.smc import particle_gibbs
 from emberwalk.infer.smc.capture import OuterModel
 from emberwalk.infer.smc.observations import check_observed
@@ -121,6 +121,19 @@ def no_latent_in_the_body(y):
     scan(lambda x, y_t: (phi * x, numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)), x0, y)
 
 
+def second_order(y):
+    def step(carry, y_t):
+        x = numpyro.sample("x", dist.Normal(0.5 * carry[0] + 0.3 * carry[1], 1.0))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)
+        return (x, carry[0]), None
+
+    scan(step, (jnp.array(0.0), jnp.array(0.0)), y)
+
+
+def proposal_of(law=NORMAL):
+    return lambda carry, t: {"x": law}
+
+
 def in_a(handler):
     def model(y):
         with handler:
@@ -156,7 +169,64 @@ BAD = {
     "interweave": (
         partial(PPG, plain, interweave="asis"),
         E,
-        r"interweave.*'auto', 'joint', None.*got 'asis'",
+        r"interweave.*'auto', 'joint', 'theta', None.*got 'asis'",
+    ),
+    "paris": (partial(PPG, plain, paris="exact"), E, "paris must be one of.*'imh', 'dense'.*got 'exact'"),
+    "no backward draws": (
+        partial(ParticleGibbs, plain, num_backward=0),
+        E,
+        "num_backward.* at least 1, got 0",
+    ),
+    "functionals no dictionary": (
+        partial(PPG, plain, functionals=[lag_product("x")]),
+        E,
+        r"functionals must be a dictionary.*\(previous, current, t\).*got list",
+    ),
+    "functional no function": (
+        partial(PPG, plain, functionals={"xx": 3}),
+        E,
+        r"functionals\['xx'\] must be a function.*got 3",
+    ),
+    "functional of a path of order 2": (
+        lambda: run(ParticleGibbs(second_order, 4, functionals={"xx": lag_product("x")}), Y),
+        E,
+        r"functionals \['xx'\] need a model of Markov order 1.*order 2",
+    ),
+    "imh with a proposal": (
+        lambda: run(
+            ParticleGibbs(
+                fixed, 4, functionals={"xx": lag_product("x")}, paris="imh", proposal=proposal_of()
+            ),
+            Y,
+        ),
+        E,
+        'paris="imh" begins at the ancestor.*paris="dense"',
+    ),
+    "proposal no function": (partial(PPG, plain, proposal=3), E, r"proposal must be a function.*got 3"),
+    "proposal without a site": (
+        lambda: run(ParticleGibbs(fixed, 4, proposal=lambda carry, t: {}), Y),
+        E,
+        r"proposal.*a Distribution for each of \['x'\], got \[\]",
+    ),
+    "proposal no law": (
+        lambda: run(ParticleGibbs(fixed, 4, proposal=lambda carry, t: {"x": carry}), Y),
+        E,
+        r"proposal.*gives site 'x' a .*write a Distribution",
+    ),
+    "proposal of another shape": (
+        lambda: run(ParticleGibbs(fixed, 4, proposal=proposal_of(NORMAL.expand((2,)))), Y),
+        E,
+        r"proposal.*site 'x' a law of shape \(2,\), but the site has \(\)",
+    ),
+    "proposal of another support": (
+        lambda: run(ParticleGibbs(fixed_states, 4, proposal=proposal_of(dist.HalfNormal(1.0))), Y),
+        E,
+        r"proposal.*site 'x' the support Positive.*its law in the model has Real",
+    ),
+    "theta without location and scale": (
+        lambda: run(PPG(gamma_steps, 4, interweave="theta"), Y),
+        E,
+        r"interweave=\"theta\".*'x' is Gamma.*Normal, StudentT.*Use interweave=None",
     ),
     "no leapfrog steps": (partial(PPG, plain, interweave_steps=0), E, "interweave_steps.* at least 1.*got 0"),
     "no model": (partial(PPG, 3), TypeError, "model must be callable, got int"),

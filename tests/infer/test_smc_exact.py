@@ -251,8 +251,8 @@ class Switched:
         return jax.tree.map(lambda new, old: jnp.where(off, old, new), value, otherwise)
 
     def _interweave(self, right):
-        def switched(key, kernel, state, num_steps, model, outer, theta, path):
-            moved = right(key, kernel, state, num_steps, model, outer, theta, path)
+        def switched(key, kernel, state, num_steps, model, outer, theta, path, **options):
+            moved = right(key, kernel, state, num_steps, model, outer, theta, path, **options)
             return moved._replace(
                 theta=self._unless((self.NO_INNOVATIONS,), moved.theta, theta),
                 path=self._unless((self.NO_INNOVATIONS,), moved.path, path),
@@ -306,11 +306,18 @@ def test_smc_theta_posterior_with_and_without_the_innovations_move_and_with_plan
     assert_caught(switched.z_scores(Switched.NO_INIT_LOGLIK))
 
 
+def wide_proposal(carry, t):
+    return {"x": dist.Normal(carry, 2.0)}
+
+
 NIGHTLY = {
     "scan, None": (linear_gaussian_scan, {"interweave": None}),
     "scan, joint": (linear_gaussian_scan, {"interweave": "joint"}),
+    "scan, theta": (linear_gaussian_scan, {"interweave": "theta", "interweave_steps": 8}),
     "StateSpace, None": (linear_gaussian, {"interweave": None}),
     "StateSpace, joint": (linear_gaussian, {"interweave": "joint"}),
+    "scan, wide proposal": (linear_gaussian_scan, {"interweave": None, "proposal": wide_proposal}),
+    "StateSpace, wide proposal": (linear_gaussian, {"interweave": None, "proposal": wide_proposal}),
     "scan, trace": (linear_gaussian_scan, {"interweave": None, "path_move": "trace"}),
     "StateSpace, trace and joint": (linear_gaussian, {"interweave": "joint", "path_move": "trace"}),
 }

@@ -21,7 +21,7 @@ from numpyro.infer import HMC, MCMC, NUTS, Gibbs
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 from numpyro.infer.util import potential_energy
 
-from emberwalk.infer import PPG, ParticleGibbs
+from emberwalk.infer import PPG, ParticleGibbs, moment
 from emberwalk.infer.smc import particle_gibbs
 from emberwalk.models import StateSpace, emission
 from tests.metropolis import Metropolis, location_scale
@@ -285,9 +285,10 @@ def test_smc_ppg_inner_kernel_is_the_default_a_class_a_factory_or_an_instance():
 def test_smc_ppg_default_fields_are_those_that_its_state_has():
     sweep = {"z", "particle_ess", "particle_ess_min", "path_update_rate", "log_evidence", "num_nonfinite"}
     hmc = {"potential_energy", "accept_prob", "num_steps", "diverging"}
-    assert set(PPG(shown).default_fields) == sweep | hmc | {"interweave_accept_prob"}
-    assert set(PPG(shown, interweave=None).default_fields) == sweep | hmc
-    assert set(PPG(shown, interweave=None, inner_kernel=Metropolis).default_fields) == sweep
+    assert set(PPG(shown).default_fields) == sweep | hmc | {"interweave_accept_prob", "last_carry"}
+    assert set(PPG(shown, interweave=None).default_fields) == sweep | hmc | {"last_carry"}
+    alone = PPG(shown, interweave=None, inner_kernel=Metropolis, functionals={"x2": moment("x", 2)})
+    assert set(alone.default_fields) == sweep | {"last_carry", "functionals", "path_functionals"}
 
 
 def test_smc_ppg_runs_with_a_kernel_of_our_own_contract_inside():
@@ -304,10 +305,10 @@ def test_smc_ppg_runs_with_a_kernel_of_our_own_contract_inside():
 def test_smc_ppg_progress_bar_text(joint):
     last = jax.tree.map(lambda leaf: leaf[-1], joint.states)
     text = joint.kernel.get_diagnostics_str(last)
-    for words in ("path renewed=", "particle ESS=", "acc. prob=", "joint acc. prob="):
+    for words in ("path renewed=", "particle ESS=", "acc. prob=", "innovations acc. prob="):
         assert words in text
     assert "nonfinite" not in text
-    assert text.endswith(f"joint acc. prob={last.interweave_accept_prob:.2f}")
+    assert text.endswith(f"innovations acc. prob={last.interweave_accept_prob:.2f}")
     block, inner = last.block_states
     spoilt = last._replace(block_states=(block._replace(num_nonfinite=jnp.array(7)), inner))
     assert "nonfinite=7" in joint.kernel.get_diagnostics_str(spoilt)

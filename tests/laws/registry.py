@@ -17,7 +17,7 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import HMC, NUTS, Gibbs
 from numpyro.infer.gibbs import with_conditioning
 
-from emberwalk.infer import PPG, ParticleGibbs, PPGState
+from emberwalk.infer import PPG, ParticleGibbs, PPGState, lag_product
 from tests.metropolis import Metropolis, location_scale
 
 
@@ -286,7 +286,8 @@ def regimes_in_gibbs():
 
 
 def path_alone():
-    return ParticleGibbs(autoregression_of_known_scale, num_particles=6)
+    functionals = {"xx": lag_product("x")}
+    return ParticleGibbs(autoregression_of_known_scale, num_particles=6, functionals=functionals)
 
 
 def path_in_gibbs():
@@ -323,20 +324,20 @@ CASES = [
         "smc-ppg",
         Sampler(ppg, AUTOREGRESSION, with_log("sx")),
         Sampler(ppg_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
-        fields=("z", *SWEEP_FIELDS, "interweave_accept_prob", *HMC_FIELDS),
+        fields=("z", *SWEEP_FIELDS, "interweave_accept_prob", *HMC_FIELDS, "last_carry"),
         nightly=frozenset({BLOCK, CALLABLE, X64}),
     ),
     Case(
         "smc-ppg-discrete",
         Sampler(ppg_of_regimes, REGIMES),
         Sampler(regimes_in_gibbs, REGIMES, place=put_path),
-        fields=("z", *SWEEP_FIELDS, *HMC_FIELDS),
+        fields=("z", *SWEEP_FIELDS, *HMC_FIELDS, "last_carry"),
         nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
     ),
     Case(
         "smc-particle-gibbs",
         Sampler(path_alone, PATH_ALONE),
         Sampler(path_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
-        fields=("z", *SWEEP_FIELDS),
+        fields=("z", *SWEEP_FIELDS, "functionals", "path_functionals"),
     ),
 ]
