@@ -25,32 +25,13 @@ from emberwalk.infer.smc import ppg as ppg_module
 from emberwalk.infer.smc.scan_model import ScanModel
 from emberwalk.kernels.smc import particle_filter
 from emberwalk.models import StateSpace, emission, linear_gaussian, linear_gaussian_scan
+from tests.infer.chains import chain_means
 from tests.infer.smc_lowering import at, find
 from tests.kernels.smc_models import HMM_TRANSITIONS, HMM_Y, autoregression, hidden_markov
 from tests.smc_data import linear_gaussian_data
 from tests.statistics import assert_caught, assert_exact, mcse, moments, optimised, replicas, z_scores
 
 THETA = ("phi", "sx")
-
-
-def chain_means(
-    kernel, collect: Callable, num_chains: int, num_warmup: int, num_sweeps: int, *args
-) -> NDArray[np.float64]:
-    """Means over the sweeps after warm-up of what `collect(state)` gives, one row a chain."""
-    keys = random.split(random.key(0), num_chains)
-    sample, init = kernel.sample, kernel.init
-    if type(kernel) is Gibbs:  # ours vectorize themselves, NumPyro's is for one chain
-        init = jax.vmap(kernel.init, in_axes=(0, None, None, None, None))
-        sample = jax.vmap(kernel.sample, in_axes=(0, None, None))
-    state = init(keys, num_warmup, None, args, {})
-
-    def sweep(state, _):
-        state = sample(state, args, {})
-        return state, collect(state)
-
-    with optimised():
-        _, seen = jax.jit(lambda state: jax.lax.scan(sweep, state, None, num_warmup + num_sweeps))(state)
-    return np.asarray(seen[num_warmup:], np.float64).mean(0)
 
 
 def path_moments(sites: tuple[str, ...]) -> Callable:
