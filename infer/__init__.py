@@ -8,15 +8,23 @@ if not __name__.startswith("emberwalk."):
 
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
+from .smc.ascent import ScoreAscentResult, ScoreAscentState
 from .smc.particle_gibbs import ParticleGibbs, ParticleGibbsState
 from .smc.plots import plot_particle_ess, plot_states, plot_update_rate
 from .smc.ppg import PPG, PPGState
+from .smc.score_ascent import ScoreAscent
+from .smc.score_climbing import MarkovScoreClimbing
+from .smc.without_path import without_path
 
 __all__ = [
     "PPG",
+    "MarkovScoreClimbing",
     "PPGState",
     "ParticleGibbs",
     "ParticleGibbsState",
+    "ScoreAscent",
+    "ScoreAscentResult",
+    "ScoreAscentState",
     "diagnose",
     "plot_particle_ess",
     "plot_states",
@@ -25,4 +33,5 @@ __all__ = [
     "resumable",
     "summary",
     "to_datatree",
+    "without_path",
 ]
