@@ -8,6 +8,7 @@ if not __name__.startswith("emberwalk."):
 
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
+from .smc.ascent import ScoreAscentResult, ScoreAscentState
 from .smc.estimates import FunctionalEstimate, ppg_estimates
 from .smc.functionals import lag_product, moment
 from .smc.particle_gibbs import ParticleGibbs, ParticleGibbsState
@@ -15,13 +16,20 @@ from .smc.plots import plot_particle_ess, plot_states, plot_update_rate
 from .smc.ppg import PPG
 from .smc.ppg_state import PPGState
 from .smc.prediction import forecast, posterior_predictive
+from .smc.score_ascent import ScoreAscent
+from .smc.score_climbing import MarkovScoreClimbing
+from .smc.without_path import without_path
 
 __all__ = [
     "PPG",
     "FunctionalEstimate",
+    "MarkovScoreClimbing",
     "PPGState",
     "ParticleGibbs",
     "ParticleGibbsState",
+    "ScoreAscent",
+    "ScoreAscentResult",
+    "ScoreAscentState",
     "diagnose",
     "forecast",
     "lag_product",
@@ -35,4 +43,5 @@ __all__ = [
     "resumable",
     "summary",
     "to_datatree",
+    "without_path",
 ]

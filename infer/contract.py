@@ -49,18 +49,18 @@ class Start:
 
     def __init__(self, init_one: InitOne, axes: Any, arguments: tuple[int, tuple, dict[str, Any]]):
         _, model_args, model_kwargs = arguments
-        self._same, self._held = _identity_of(arguments), arguments  # held, so that their ids stay theirs
+        self._same, self._held = identity_of(arguments), arguments  # held, so that their ids stay theirs
         rest = {name: value for name, value in model_kwargs.items() if name != GIBBS_SITES_KWARG}
 
         def init(key, init_params, given):
-            return _strongly_typed(init_one(key, init_params, model_args, {**rest, **given}))
+            return strongly_typed(init_one(key, init_params, model_args, {**rest, **given}))
 
         self._one = jax.jit(init)
         self._chains = jax.jit(jax.vmap(init, in_axes=(0, 0, None), out_axes=axes))
 
     def is_for(self, arguments: tuple[int, tuple, dict[str, Any]]) -> bool:
         """Whether these are the arguments it was made for, the values of a `Gibbs` apart."""
-        return self._same == _identity_of(arguments)
+        return self._same == identity_of(arguments)
 
     def __call__(self, rng_key: Array, init_params: Any, model_kwargs: dict[str, Any]) -> Any:
         """State of one chain, or of the chains of a batch of keys."""
@@ -70,7 +70,8 @@ class Start:
         return (self._one if is_prng_key(rng_key) else self._chains)(rng_key, init_params, given)
 
 
-def _identity_of(arguments: tuple[int, tuple, dict[str, Any]]) -> tuple:
+def identity_of(arguments: tuple[int, tuple, dict[str, Any]]) -> tuple:
+    """What tells arguments of a model apart: which arrays, not what is in them; values of a `Gibbs` aside."""
     num_warmup, model_args, model_kwargs = arguments
     rest = {name: value for name, value in model_kwargs.items() if name != GIBBS_SITES_KWARG}
     leaves, tree = jax.tree.flatten((model_args, rest))
@@ -82,7 +83,7 @@ def vectorized(sample_one: SampleOne, axes: Any, rng_key: Array, first_state: An
     made = _shapes(first_state)
 
     def sample(state, model_args, model_kwargs):
-        return _strongly_typed(sample_one(state, model_args, model_kwargs))
+        return strongly_typed(sample_one(state, model_args, model_kwargs))
 
     move = sample if is_prng_key(rng_key) else jax.vmap(sample, in_axes=(axes, None, None), out_axes=axes)
 
@@ -112,7 +113,7 @@ def _check_made_here(given: dict[str, tuple[int, ...]], made: dict[str, tuple[in
             )
 
 
-def _strongly_typed(state: Any) -> Any:
+def strongly_typed(state: Any) -> Any:
     """The state, every leaf of it an array of a type that does not give way to another's.
 
     A block may hold one that does (HMC with `num_steps` hands on that Python number, once it has moved):
@@ -150,7 +151,7 @@ def start_again(
     if isinstance(failed, jax.core.Tracer) or not np.any(failed):
         return state
     if is_prng_key(rng_key):
-        return _strongly_typed(again(rng_key, init_params))
+        return strongly_typed(again(rng_key, init_params))
     kept = dict.fromkeys(shared)
     for chain in np.flatnonzero(failed):
         one = again(rng_key[chain], jax.tree.map(partial(_row, chain=int(chain)), init_params))

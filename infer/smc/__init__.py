@@ -9,5 +9,11 @@ How a model becomes a state-space model, file by file:
     time_parallel.py     the density of a given path, all times at once
 
 and what is done with it: `particle_gibbs.py` (path), `interweave.py` (path and parameters),
-`ppg.py` (all of it), `report.py` and `plots.py` (what a user sees).
+`ppg.py` (all of it), `report.py` and `plots.py` (what a user sees). Learning, without a posterior of the
+parameters or with a guide for it:
+
+    parameters.py        which sites are learned, and the model at given values of them
+    score.py             the gradient of the likelihood, from sweeps
+    ascent.py            optimiser, loop and programs of `score_ascent.py` and `score_climbing.py`
+    without_path.py      a model of its parameters alone
 """

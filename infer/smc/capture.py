@@ -89,7 +89,7 @@ class OuterModel(NamedTuple):
         `outputs` stand in for the results of the scan; zeros of the right shape if None.
         """
         seeded = handlers.seed(self.model, random.key(0) if key is None else key)
-        capture = _CaptureScan(AssignLatents(seeded, assign), outputs)
+        capture = CaptureScan(AssignLatents(seeded, assign), outputs)
         with handlers.trace() as sites:
             capture(*self.args, **self.kwargs)
         return OuterRun(sites, capture.call, capture.outputs)
@@ -178,7 +178,7 @@ class AssignLatents(Messenger):
             msg["value"] = self.assign(msg)
 
 
-class _CaptureScan(Messenger):
+class CaptureScan(Messenger):
     """Outermost but for the trace: notes the scan instead of running it, and hands placeholders on."""
 
     def __init__(self, fn: Callable, outputs: PyTree[Array] | None):

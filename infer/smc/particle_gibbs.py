@@ -172,19 +172,10 @@ class ParticleGibbs(ChainKernel):
 
     def init_again(self, rng_key, init_params, model_args, model_kwargs):
         """The first path with twice, four times, ... as many particles; refuses data that are no numbers."""
-        check_observed(self._outer(model_args, model_kwargs), self.path)
-        for doubling in range(_MAX_DOUBLINGS + 1):
-            num = self.num_particles * 2**doubling
-            start = jax.jit(partial(self._first_sweep, num, model_args=model_args, model_kwargs=model_kwargs))
-            sweep = start(random.fold_in(rng_key, doubling))
-            if not sweep.impossible.any():
-                return self._first_state(sweep, rng_key, init_params, model_kwargs)
-        (times,) = jnp.nonzero(sweep.impossible)
-        raise RuntimeError(
-            f"No particle can explain the data at stage {int(times[0])} of {self.path.length}: with {num} particles "
-            f"every weight of {list(self.path.observed)} was 0 or NaN there (log-weights all -inf). Look for a value "
-            "outside the support of its law, or start from parameters under which it is possible (init_params)."
-        )
+        outer = self._outer(model_args, model_kwargs)
+        first = partial(self._first_sweep, model_args=model_args, model_kwargs=model_kwargs)
+        sweep = sweep_with_more(first, self.num_particles, rng_key, outer, self.path)
+        return self._first_state(sweep, rng_key, init_params, model_kwargs)
 
     def _init_with(self, num, rng_key, init_params, model_args, model_kwargs):
         in_gibbs = GIBBS_SITES_KWARG in model_kwargs and init_params is not None
@@ -292,6 +283,33 @@ class ParticleGibbs(ChainKernel):
 
     def _outer(self, model_args: tuple, model_kwargs: dict[str, Any] | None) -> OuterModel:
         return OuterModel(conditioned(self._model), model_args, dict(model_kwargs or {}))
+
+
+def sweep_with_more(
+    first: Callable[[int, Array], SweepResult],
+    num_particles: int,
+    key: Array,
+    outer: OuterModel,
+    path: PathModel,
+) -> SweepResult:
+    """`first(N, key)` with N, 2 N, 4 N, ... particles, until every stage has a possible one.
+
+    Raises:
+        ValueError: for observed values that are no numbers.
+        RuntimeError: if 1024 N particles are too few.
+    """
+    check_observed(outer, path)
+    for doubling in range(_MAX_DOUBLINGS + 1):
+        num = num_particles * 2**doubling
+        sweep = jax.jit(partial(first, num))(random.fold_in(key, doubling))
+        if not sweep.impossible.any():
+            return sweep
+    (times,) = jnp.nonzero(sweep.impossible)
+    raise RuntimeError(
+        f"No particle can explain the data at stage {int(times[0])} of {path.length}: with {num} particles "
+        f"every weight of {list(path.observed)} was 0 or NaN there (log-weights all -inf). Look for a value "
+        "outside the support of its law, or start from parameters under which it is possible (init_params)."
+    )
 
 
 SCALAR_FIELDS = ("particle_ess", "particle_ess_min", "path_update_rate", "log_evidence", "num_nonfinite")

@@ -64,6 +64,7 @@ class PathModel(ABC):
         order: Markov order, None if backward sampling is not to be had.
         without_noise: (site, class) of continuous latents that are not location-scale.
         has_continuous: whether any path site is continuous.
+        stochastic: which leaves of the carry depend on a latent, in order.
         time_deterministic: deterministic sites with a time axis.
         offset: stages of the path site before its first transition: 1 for a `StateSpace`, whose
             array holds x_0 too, 0 for a scan.
@@ -76,6 +77,7 @@ class PathModel(ABC):
     order: int | None
     without_noise: tuple[tuple[str, str], ...]
     has_continuous: bool
+    stochastic: tuple[bool, ...]
     time_deterministic: tuple[str, ...]
     offset: int
 
@@ -92,6 +94,10 @@ class PathModel(ABC):
     @abstractmethod
     def ssm(self, outer: OuterModel) -> SSM:
         """The state-space model; every latent of `outer` but the path is conditioned."""
+
+    @abstractmethod
+    def log_start(self, outer: OuterModel, initial: Any) -> Float[Array, ""]:
+        """log of everything but the transitions and emissions of stages 1, ..., T, at x_0."""
 
     @abstractmethod
     def path_of(self, values: SiteValues) -> Path:

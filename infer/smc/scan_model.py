@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax, random
-from jaxtyping import Array
+from jaxtyping import Array, Float
 from numpyro.distributions import Distribution
 
 from ...kernels.smc import SSM, Evaluation, Path, Proposed
@@ -36,7 +36,6 @@ class ScanModel(PathModel):
     Attributes:
         likelihood_sites: sites outside the scan that depend on an initial site: they make g_0.
         discrete: names of discrete path sites.
-        stochastic: which leaves of the carry depend on a latent, in order.
         never_forgotten: names of the leaves that make the order None.
         replay: whether a deterministic site can only be had by running the scan.
     """
@@ -78,6 +77,11 @@ class ScanModel(PathModel):
             init_carry=lambda initial: outer.run(assign_from(initial)).call.init,
             init_loglik=lambda initial: outside(initial, self.likelihood_sites),
         )
+
+    def log_start(self, outer: OuterModel, initial: SiteValues) -> Float[Array, ""]:
+        """See `PathModel`."""
+        sites = outer.run(assign_from(initial)).sites
+        return sum_log_prob(site for site in sites.values() if site["type"] == "sample")
 
     def path_of(self, values: SiteValues) -> Path:
         """See `PathModel`."""

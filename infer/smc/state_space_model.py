@@ -34,6 +34,7 @@ class StateSpaceModel(PathModel):
     without_noise: tuple[tuple[str, str], ...]
     init_sites: tuple[str, ...] = ()
     order: int | None = 1
+    stochastic: tuple[bool, ...] = (True,)
     time_deterministic: tuple[str, ...] = ()
     offset: int = 1
 
@@ -45,6 +46,11 @@ class StateSpaceModel(PathModel):
     def ssm(self, outer: OuterModel) -> SSM:
         """See `PathModel`."""
         return self._ssm(self._run(outer, lambda msg: None))
+
+    def log_start(self, outer: OuterModel, initial: Array) -> Float[Array, ""]:
+        """See `PathModel`."""
+        sites = self._run(outer, lambda msg: None)
+        return self._log_start(sites, self._ssm(sites), initial)
 
     def path_of(self, values: SiteValues) -> Path:
         """See `PathModel`."""
@@ -96,15 +102,17 @@ class StateSpaceModel(PathModel):
         """See `PathModel`."""
         sites = self._run(outer, assign)
         ssm = self._ssm(sites)
-        own = (*self.sites, *self.observed)
-        density = sum_log_prob(s for n, s in sites.items() if s["type"] == "sample" and n not in own)
         initial, log_scale = initial_noise, jnp.zeros(())
         if not self.discrete:
             standard = initial_map(self._law(sites).initial)
             initial = standard.to_value(initial_noise)
             log_scale = jnp.sum(standard.log_det(initial_noise))
-        density = density + ssm.init_logpdf(initial) + ssm.init_loglik(initial)
-        return Opened(initial, density, log_scale, ssm)
+        return Opened(initial, self._log_start(sites, ssm, initial), log_scale, ssm)
+
+    def _log_start(self, sites: Sites, ssm: SSM, initial: Array) -> Float[Array, ""]:
+        own = (*self.sites, *self.observed)
+        others = sum_log_prob(s for n, s in sites.items() if s["type"] == "sample" and n not in own)
+        return others + ssm.init_logpdf(initial) + ssm.init_loglik(initial)
 
     def _run(self, outer: OuterModel, assign: Assign) -> Sites:
         """The model around its path: no site but the emissions reads the zeros put in its place."""

@@ -20,6 +20,7 @@ import numpy as np
 import numpyro.distributions as dist
 from numpyro.infer.initialization import init_to_sample
 
+from ...kernels.smc import PathMove
 from ...models.state_space import StateSpace
 from .capture import OuterModel, OuterRun, Sites, latent_sites, run_body, sum_log_prob
 from .dataflow import (
@@ -385,7 +386,7 @@ def _emission_at(site: dict[str, Any], one_state) -> Any:
     return jnp.sum(emission.fn(one_state, jnp.array(0)).log_prob(site["value"][0]))
 
 
-def check_path_move(model: PathModel, path_move: str) -> str:
+def check_path_move(model: PathModel, path_move: PathMove) -> PathMove:
     """`path_move`, or "trace" with a warning where the Markov order does not allow "backward"."""
     if path_move == "trace" or (model.order is not None and model.order <= MAX_ORDER):
         return path_move
