@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
 from ...kernels.smc import PathMove, SweepResult, conditional_sweep, unconditional_sweep
+from ...kernels.smc.checkpoint import Checkpoint, check_checkpoint
 from ...kernels.smc.conditional import PATH_MOVES
 from ...kernels.smc.particle_gibbs import check_num_particles
 from ..contract import ChainKernel
@@ -75,9 +76,12 @@ class ParticleGibbs(ChainKernel):
         init_sites: sites outside the scan that start the path; None: found by dataflow.
         path_move: "backward" draws the path by backward sampling; "trace" follows the genealogy,
             which any model allows and which hardly moves early states.
+        checkpoint: True stores every sqrt(T)-th stage of a sweep and makes the others again: the same
+            draws in up to twice the time and O(N sqrt(T)) memory. "auto" does so where one chain would
+            store more than 256 MiB; where many chains run at once, say True.
 
     Raises:
-        ValueError: for an N below 2 or an unknown path move at once; when sampling starts, for
+        ValueError: for an N below 2, an unknown path move or `checkpoint` at once; when sampling starts, for
             a model without a path, or with one that the particle filter cannot take.
         RuntimeError: if no particle can explain the data at some time, with up to 1024 N particles.
 
@@ -108,6 +112,7 @@ class ParticleGibbs(ChainKernel):
         sites: Sequence[str] | None = None,
         init_sites: Sequence[str] | None = None,
         path_move: PathMove = "backward",
+        checkpoint: Checkpoint = "auto",
     ):
         super().__init__()
         if not callable(model):
@@ -115,9 +120,11 @@ class ParticleGibbs(ChainKernel):
         check_num_particles(num_particles)
         if path_move not in PATH_MOVES:
             raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
+        check_checkpoint(checkpoint)
         self._model = model
         self.num_particles = num_particles
         self.path_move = path_move
+        self.checkpoint = checkpoint
         self.sites = _names(sites, "sites")
         self.init_sites = _names(init_sites, "init_sites")
         self.path_model: PathModel | None = None
@@ -175,7 +182,7 @@ class ParticleGibbs(ChainKernel):
 
     def _first_sweep(self, num, key, model_args, model_kwargs) -> SweepResult:
         ssm = self.path.ssm(self._outer(model_args, model_kwargs))
-        return unconditional_sweep(key, ssm, num, path_move=self._path_move)
+        return unconditional_sweep(key, ssm, num, path_move=self._path_move, checkpoint=self.checkpoint)
 
     def _first_state(self, sweep: SweepResult, rng_key, init_params, model_kwargs) -> ParticleGibbsState:
         model, values = self.path, self.path.values_of(sweep.path)
@@ -195,8 +202,9 @@ class ParticleGibbs(ChainKernel):
         rng_key, key = random.split(state.rng_key)
         ssm = model.ssm(self._outer(model_args, model_kwargs))
         sweep = conditional_sweep(
-            key, ssm, model.path_of(state.z), self.num_particles, path_move=self._path_move
-        )
+            key, ssm, model.path_of(state.z), self.num_particles,
+            path_move=self._path_move, checkpoint=self.checkpoint,
+        )  # fmt: skip
         counted = state.i >= self._num_warmup
         return ParticleGibbsState(
             state.i + 1,
