@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
 from ...kernels.smc import SSM, Paris, PathMove, SweepResult, conditional_sweep, unconditional_sweep
+from ...kernels.smc.checkpoint import Checkpoint, check_checkpoint
 from ...kernels.smc.conditional import PATH_MOVES
 from ...kernels.smc.paris import check_paris
 from ...kernels.smc.particle_gibbs import check_num_particles
@@ -88,9 +89,12 @@ class ParticleGibbs(ChainKernel):
         num_backward: backward draws a particle of "imh".
         functionals: name -> h(previous, current, t), summed over time, see `PPG`.
         proposal: (carry, t) -> a law for each path site, see `PPG`.
+        checkpoint: True stores every sqrt(T)-th stage of a sweep and makes the others again: the same
+            draws in up to twice the time and O(N sqrt(T)) memory. "auto" does so where one chain would
+            store more than 256 MiB; where many chains run at once, say True.
 
     Raises:
-        ValueError: for an N below 2 or an unknown path move at once; when sampling starts, for
+        ValueError: for an N below 2, an unknown path move or `checkpoint` at once; when sampling starts, for
             a model without a path, or with one that the particle filter cannot take.
         RuntimeError: if no particle can explain the data at some time, with up to 1024 N particles.
 
@@ -125,6 +129,7 @@ class ParticleGibbs(ChainKernel):
         num_backward: int = 2,
         functionals: Mapping[str, Term] | None = None,
         proposal: Proposal | None = None,
+        checkpoint: Checkpoint = "auto",
     ):
         super().__init__()
         if not callable(model):
@@ -133,6 +138,7 @@ class ParticleGibbs(ChainKernel):
         if path_move not in PATH_MOVES:
             raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
         check_paris(paris, num_backward)
+        check_checkpoint(checkpoint)
         if proposal is not None and not callable(proposal):
             raise ValueError(f"proposal must be a function of (carry, t), got {proposal!r}.")
         self._model = model
@@ -141,6 +147,7 @@ class ParticleGibbs(ChainKernel):
         self.paris, self.num_backward = paris, num_backward
         self.functionals = check_functionals(functionals, model)
         self.proposal = proposal
+        self.checkpoint = checkpoint
         self.sites = _names(sites, "sites")
         self.init_sites = _names(init_sites, "init_sites")
         self.path_model: PathModel | None = None
@@ -194,7 +201,7 @@ class ParticleGibbs(ChainKernel):
 
     def _first_sweep(self, num, key, model_args, model_kwargs) -> SweepResult:
         ssm = self._ssm(model_args, model_kwargs)
-        return unconditional_sweep(key, ssm, num, path_move=self._path_move, **self._smoothing(ssm))
+        return unconditional_sweep(key, ssm, num, **self._how(ssm))
 
     def _first_state(self, sweep: SweepResult, rng_key, init_params, model_kwargs) -> ParticleGibbsState:
         model, values = self.path, self.path.values_of(sweep.path)
@@ -213,14 +220,7 @@ class ParticleGibbs(ChainKernel):
         model = self.path
         rng_key, key = random.split(state.rng_key)
         ssm = self._ssm(model_args, model_kwargs)
-        sweep = conditional_sweep(
-            key,
-            ssm,
-            model.path_of(state.z),
-            self.num_particles,
-            path_move=self._path_move,
-            **self._smoothing(ssm),
-        )
+        sweep = conditional_sweep(key, ssm, model.path_of(state.z), self.num_particles, **self._how(ssm))
         counted = state.i >= self._num_warmup
         return ParticleGibbsState(
             state.i + 1,
@@ -274,12 +274,13 @@ class ParticleGibbs(ChainKernel):
         ssm = self.path.ssm(outer)
         return ssm if self.proposal is None else guided(ssm, self.proposal, self.path, outer)
 
-    def _smoothing(self, ssm: SSM) -> dict[str, Any]:
-        """What a sweep is told of the functionals."""
-        if not self.functionals:
-            return {}
-        functional = functional_of(self.functionals, self.path, ssm)
-        return {"functional": functional, "paris": self.paris, "num_backward": self.num_backward}
+    def _how(self, ssm: SSM) -> dict[str, Any]:
+        """What a sweep is told."""
+        how: dict[str, Any] = {"path_move": self._path_move, "checkpoint": self.checkpoint}
+        if self.functionals:
+            functional = functional_of(self.functionals, self.path, ssm)
+            how |= {"functional": functional, "paris": self.paris, "num_backward": self.num_backward}
+        return how
 
     def _outer(self, model_args: tuple, model_kwargs: dict[str, Any] | None) -> OuterModel:
         return OuterModel(conditioned(self._model), model_args, dict(model_kwargs or {}))

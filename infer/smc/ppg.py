@@ -25,6 +25,7 @@ from numpyro.infer.mcmc import MCMCKernel
 from numpyro.util import identity
 
 from ...kernels.smc import Paris, PathMove, innovations_hmc
+from ...kernels.smc.checkpoint import Checkpoint
 from ..contract import ModelKernel, Start, chain_axes, first_chain, holds_tracers, start_again, vectorized
 from .capture import OuterModel
 from .estimates import estimate_groups
@@ -83,6 +84,8 @@ class PPG(Gibbs):
         path_moments: keep the running mean and variance of the path at every time after warm-up, in
             the group `path_diagnostics`: what is left of a path that is too long to store (leave it out
             of the draws by `mcmc.run(..., extra_fields=("~z.h",))`).
+        checkpoint: True stores every sqrt(T)-th stage of a sweep and makes the others again, the same
+            draws in O(N sqrt(T)) memory; "auto" does so where one chain would store more than 256 MiB.
 
     Raises:
         ValueError, TypeError: for arguments that cannot be meant, at once; for a model that has no
@@ -117,6 +120,7 @@ class PPG(Gibbs):
         interweave_steps: int = 40,
         proposal: Proposal | None = None,
         path_moments: bool = False,
+        checkpoint: Checkpoint = "auto",
     ):
         if interweave not in _INTERWEAVE:
             raise ValueError(f"interweave must be one of {_INTERWEAVE}, got {interweave!r}.")
@@ -130,7 +134,7 @@ class PPG(Gibbs):
             )
         block = ParticleGibbs(
             model, num_particles, sites=sites, init_sites=init_sites, path_move=path_move,
-            paris=paris, num_backward=num_backward, functionals=functionals, proposal=proposal,
+            paris=paris, num_backward=num_backward, functionals=functionals, proposal=proposal, checkpoint=checkpoint,
         )  # fmt: skip
         inner = checked_inner_kernel(inner_kernel, model)
         super().__init__([(block, _found_at_init), (inner, None)])

@@ -97,7 +97,7 @@ def score_of_sweeps(
         moved = sweep(key, path, functional)
         score = path_score(model, theta, moved.path) if functional is None else moved.statistic
         # a path that theta has made impossible stays, and its score means nothing
-        score = jnp.where(moved.impossible.any(), jnp.nan, score)
+        score = jnp.where(moved.impossible.any(), jnp.nan, jnp.asarray(score))
         return moved.path, (score, moved.log_evidence, moved.num_nonfinite)
 
     keys = random.split(key, options.num_sweeps)

@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax, random
+from jax import random
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from .forward import History
+from .checkpoint import Checkpoints
+from .forward import History, Stages
 from .resampling import inverse_cdf, relative_weights, safe_log_weights, select
 from .types import SSM, Latents, Path, take
 
@@ -43,15 +44,15 @@ class Choice(NamedTuple):
     impossible: Bool[Array, "T"]
 
 
-def trace_path(key: Key[Array, ""], history: History) -> Choice:
+def trace_path(key: Key[Array, ""], history: History | Checkpoints) -> Choice:
     """Follow the genealogy of one particle of the last stage, drawn with its weight."""
     last = inverse_cdf(key, history.last.log_weights, 1)[0]
 
-    def step_back(index, stage):
-        latents, ancestors = stage
-        return ancestors[index], (take(latents, index), index)
+    def step_back(index: Int[Array, ""], stage: tuple[None, Stages]):
+        _, stages = stage
+        return stages.ancestors[index], (take(stages.latents, index), index)
 
-    first, (latents, indices) = lax.scan(step_back, last, (history.latents, history.ancestors), reverse=True)
+    first, (latents, indices) = history.scan_back(step_back, last, None)
     return Choice(
         Path(take(history.initial, first), latents),
         jnp.concatenate([first[None], indices]),
@@ -61,7 +62,7 @@ def trace_path(key: Key[Array, ""], history: History) -> Choice:
     )
 
 
-def sample_path(key: Key[Array, ""], ssm: SSM, history: History) -> Choice:
+def sample_path(key: Key[Array, ""], ssm: SSM, history: History | Checkpoints) -> Choice:
     """Backward sampling, equation (1); O(N p) densities a stage. `ssm.order` must not be None."""
     order = ssm.order
     assert order is not None
@@ -73,7 +74,7 @@ def sample_path(key: Key[Array, ""], ssm: SSM, history: History) -> Choice:
     window = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (order, *leaf.shape)), chosen)
 
     def step_back(state, stage):
-        s, uniform, carry, log_weights, latents_after, ancestors = stage
+        (s, uniform), (carry, log_weights, latents_after, ancestors) = stage
         index_after, window = state
         chosen = take(latents_after, index_after)
         window = _push(window, chosen)
@@ -86,10 +87,9 @@ def sample_path(key: Key[Array, ""], ssm: SSM, history: History) -> Choice:
         return (index, window), (chosen, index_after, traced, num_bad, impossible)
 
     times = jnp.arange(ssm.length)
-    uniforms = random.uniform(key_back, (ssm.length,), history.log_weights.dtype)
-    stages = (times, uniforms, history.carries, history.log_weights, history.latents, history.ancestors)
-    (first, _), (latents, indices, from_ancestor, bad, impossible) = lax.scan(
-        step_back, (last, window), stages, reverse=True
+    uniforms = random.uniform(key_back, (ssm.length,), history.last.log_weights.dtype)
+    (first, _), (latents, indices, from_ancestor, bad, impossible) = history.scan_back(
+        step_back, (last, window), (times, uniforms)
     )
     path = Path(take(history.initial, first), latents)
     indices = jnp.concatenate([first[None], indices])

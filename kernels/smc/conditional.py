@@ -8,17 +8,17 @@ Holenstein (2010), theorem 5; with backward sampling, Whiteley (2010). Without t
 path is only approximately a draw of that law: a start, not a kernel.
 """
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import random
+from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .backward import sample_path, trace_path
-from .forward import forward_sweep
-from .paris import Functional, Paris, check_paris, check_smoothable, of_path, smoothed
+from .checkpoint import Checkpoint, Checkpoints, check_checkpoint, checkpointed_sweep, is_checkpointed
+from .forward import History, forward_sweep, start_sweep
+from .paris import Functional, Paris, Smoother, of_path, smoothed, smoother
 from .types import SSM, Path
 
 type PathMove = Literal["backward", "trace"]
@@ -64,6 +64,7 @@ def conditional_sweep(
     functional: Functional | None = None,
     paris: Paris = "auto",
     num_backward: int = 2,
+    checkpoint: Checkpoint = "auto",
 ) -> SweepResult:
     """One conditional sweep, equation (1): the path move of particle Gibbs.
 
@@ -77,10 +78,14 @@ def conditional_sweep(
         functional: what is smoothed on the clouds; None computes nothing.
         paris: "imh" or "dense" backward averages; "auto" takes the faster.
         num_backward: backward draws a particle of "imh".
+        checkpoint: True keeps every sqrt(T)-th cloud and makes the others again when the path is
+            drawn (`checkpoint.py`): the same draws, O(N sqrt(T)) memory, up to twice the time. False
+            stores T N particles. "auto" is True from 256 MiB on, of this chain alone: with many chains
+            under `vmap` it is for the caller to say True.
 
     Raises:
-        ValueError: for a functional of a model whose order is not 1, an unknown `paris`, or a
-            `num_backward` below 1.
+        ValueError: for a functional of a model whose order is not 1, an unknown `paris` or
+            `checkpoint`, or a `num_backward` below 1.
 
     Examples:
         >>> from emberwalk.kernels.smc import conditional_sweep, unconditional_sweep
@@ -90,8 +95,8 @@ def conditional_sweep(
         >>> conditional_sweep(random.key(1), ssm, start, 16).path.latents.shape
         (2,)
     """
-    smooth = _smoother(ssm, functional, paris, num_backward)
-    result = _sweep(key, ssm, path, num_particles, path_move, smooth)
+    smooth = None if functional is None else smoother(ssm, functional, num_particles, paris, num_backward)
+    result = _sweep(key, ssm, path, num_particles, path_move, smooth, checkpoint)
     # no possible particle at some stage: the clouds mean nothing, and the chain stays where it is
     stuck = result.impossible.any()
     path = jax.tree.map(lambda new, old: jnp.where(stuck, old, new), result.path, path)
@@ -112,6 +117,7 @@ def unconditional_sweep(
     functional: Functional | None = None,
     paris: Paris = "auto",
     num_backward: int = 2,
+    checkpoint: Checkpoint = "auto",
 ) -> SweepResult:
     """A bootstrap filter and a path from its clouds: where a chain may start.
 
@@ -126,25 +132,33 @@ def unconditional_sweep(
         >>> bool(unconditional_sweep(random.key(0), ssm, 16).impossible.any())
         False
     """
-    smooth = _smoother(ssm, functional, paris, num_backward)
-    result = _sweep(key, ssm, None, num_particles, path_move, smooth)
+    smooth = None if functional is None else smoother(ssm, functional, num_particles, paris, num_backward)
+    result = _sweep(key, ssm, None, num_particles, path_move, smooth, checkpoint)
     if functional is None:
         return result
     return result._replace(path_statistic=of_path(functional, result.path))
 
 
-def _smoother(ssm: SSM, functional: Functional | None, paris: Paris, num_backward: int):
-    """(key, history) -> statistic, or None; refuses what cannot be smoothed."""
-    if functional is None:
-        return None
-    check_paris(paris, num_backward)
-    check_smoothable(ssm, paris)
-    return partial(smoothed, ssm=ssm, functional=functional, paris=paris, num_backward=num_backward)
-
-
-def _sweep(key, ssm: SSM, path: Path | None, num: int, path_move: PathMove, smooth) -> SweepResult:
+def _sweep(
+    key: Key[Array, ""],
+    ssm: SSM,
+    path: Path | None,
+    num: int,
+    path_move: PathMove,
+    smooth: Smoother | None,
+    checkpoint: Checkpoint,
+) -> SweepResult:
+    check_checkpoint(checkpoint)
     key_forward, key_path, key_smooth = random.split(key, 3)
-    history, stats = forward_sweep(key_forward, ssm, num, path)
+    first = start_sweep(key_forward, ssm, num, path)
+    history: History | Checkpoints
+    if is_checkpointed(checkpoint, ssm.length, first.cloud):
+        history, stats, statistic = checkpointed_sweep(key_forward, key_smooth, ssm, first, path, smooth)
+    else:
+        history, stats = forward_sweep(key_forward, ssm, first, path)
+        statistic = None if smooth is None else smoothed(key_smooth, smooth, first, history)
+    # or XLA sums over stages in the pieces that they were made in, and rounds as those fall
+    stats = lax.optimization_barrier(stats)
     backward = path_move == "backward"
     choice = sample_path(key_path, ssm, history) if backward else trace_path(key_path, history)
     # where the filter itself broke down, what comes after it is no news
@@ -159,5 +173,5 @@ def _sweep(key, ssm: SSM, path: Path | None, num: int, path_move: PathMove, smoo
         + choice.num_nonfinite
         + broken.sum(dtype=jnp.int32),
         impossible=stats.impossible | jnp.append(broken, False),
-        statistic=None if smooth is None else smooth(key_smooth, history=history),
+        statistic=statistic,
     )

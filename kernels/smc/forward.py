@@ -9,7 +9,8 @@ when the effective sample size is low, the conditional filter would be biased. T
 are `fold_in(key, t)`, so that a stage can be made again.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .resampling import effective_sample_size, inverse_cdf, relative_weights, safe_log_weights
 from .types import SSM, Carry, Cloud, Latents, Path, propose, take
+
+type StepBack = Callable[[Any, Any], tuple[Any, Any]]
+"""(state, (inputs, Stages of one stage)) -> (state, outputs): a `lax.scan` body over stages."""
 
 
 class StageStats(NamedTuple):
@@ -36,24 +40,52 @@ class StageStats(NamedTuple):
     impossible: Bool[Array, ""]
 
 
-class History(NamedTuple):
-    """What a sweep stores for the path that is drawn afterwards.
+class Stages(NamedTuple):
+    """What the path that is drawn afterwards needs of S stages in a row; leading axes (S, N) on every leaf.
+
+    Attributes:
+        carries: c_{t-1}^i.
+        log_weights: of the same particles.
+        latents: x_t^i.
+        ancestors: A_t^i.
+    """
+
+    carries: Carry
+    log_weights: Float[Array, "S N"]
+    latents: Latents
+    ancestors: Int[Array, "S N"]
+
+
+class Start(NamedTuple):
+    """Stage 0.
 
     Attributes:
         initial: x_0^i, leading axis N.
-        carries: c_t^i of stages 0, ..., T - 1, leading axes (T, N).
-        log_weights: of the same stages.
-        latents: x_t^i of stages 1, ..., T, leading axes (T, N).
-        ancestors: A_t^i of the same stages.
+        cloud: the cloud in the shape of a later one (`with_stage_latents`).
+        stats: of its weights.
+    """
+
+    initial: Latents
+    cloud: Cloud
+    stats: StageStats
+
+
+class History(NamedTuple):
+    """The clouds of a sweep, stored whole.
+
+    Attributes:
+        initial: x_0^i, leading axis N.
+        stages: 1, ..., T.
         last: the cloud of stage T.
     """
 
     initial: Latents
-    carries: Carry
-    log_weights: Float[Array, "T N"]
-    latents: Latents
-    ancestors: Int[Array, "T N"]
+    stages: Stages
     last: Cloud
+
+    def scan_back(self, step: StepBack, state: Any, inputs: PyTree[Array]) -> tuple[Any, PyTree[Array]]:
+        """`step` over the stages T, ..., 1, each with its row of `inputs`: the last state, and T outputs."""
+        return lax.scan(step, state, (inputs, self.stages), reverse=True)
 
 
 def first_stage(
@@ -89,25 +121,41 @@ def next_stage(
     return Cloud(proposed.latents, proposed.carry, log_weights), ancestors, stats
 
 
-def forward_sweep(key: Key[Array, ""], ssm: SSM, num: int, path: Path | None) -> tuple[History, StageStats]:
-    """All stages; with a `path`, conditional on it. Statistics of stages 0, ..., T, leading axis T + 1."""
-    cloud, first_stats = first_stage(random.fold_in(key, 0), ssm, num, None if path is None else path.initial)
-    initial = cloud.latents
-    cloud = with_stage_latents(ssm, cloud)
+def start_sweep(key: Key[Array, ""], ssm: SSM, num: int, path: Path | None) -> Start:
+    """Stage 0 of a sweep; with a `path`, conditional on it."""
+    cloud, stats = first_stage(random.fold_in(key, 0), ssm, num, None if path is None else path.initial)
+    return Start(cloud.latents, with_stage_latents(ssm, cloud), stats)
 
-    def step(cloud: Cloud, stage: tuple[Int[Array, ""], Key[Array, ""], PyTree[Array]]):
+
+def run_stages(
+    key: Key[Array, ""], ssm: SSM, cloud: Cloud, times: Int[Array, "S"], references: Latents | None
+) -> tuple[Cloud, Stages, StageStats]:
+    """The stages `times` in a row from the cloud before them; statistics have the leading axis S."""
+
+    def step(cloud: Cloud, stage: tuple[Int[Array, ""], Key[Array, ""], Latents | None]):
         t, key, reference = stage
         after, ancestors, stats = next_stage(key, ssm, cloud, t, reference)
-        return after, (cloud.carry, cloud.log_weights, after.latents, ancestors, stats.num_nonfinite)
+        return after, (Stages(cloud.carry, cloud.log_weights, after.latents, ancestors), stats.num_nonfinite)
 
     # what a stage does not need is done for all of them at once: keys before, statistics after the loop
-    times = jnp.arange(1, ssm.length + 1)
     keys = jax.vmap(random.fold_in, in_axes=(None, 0))(key, times)
-    last, stored = lax.scan(step, cloud, (times, keys, None if path is None else path.latents))
-    carries, log_weights, latents, ancestors, num_nonfinite = stored
-    _, stats = jax.vmap(_stage_stats)(jnp.concatenate([log_weights, last.log_weights[None]]))
-    stats = stats._replace(num_nonfinite=jnp.append(first_stats.num_nonfinite, num_nonfinite))
-    return History(initial, carries, log_weights, latents, ancestors, last), stats
+    last, (stages, num_nonfinite) = lax.scan(step, cloud, (times, keys, references))
+    _, stats = jax.vmap(_stage_stats)(jnp.concatenate([stages.log_weights[1:], last.log_weights[None]]))
+    return last, stages, stats._replace(num_nonfinite=num_nonfinite)
+
+
+def forward_sweep(
+    key: Key[Array, ""], ssm: SSM, first: Start, path: Path | None
+) -> tuple[History, StageStats]:
+    """All stages after the first, stored; statistics of stages 0, ..., T, leading axis T + 1."""
+    times = jnp.arange(1, ssm.length + 1)
+    last, stages, stats = run_stages(key, ssm, first.cloud, times, None if path is None else path.latents)
+    return History(first.initial, stages, last), with_first(first.stats, stats)
+
+
+def with_first(first: StageStats, rest: StageStats) -> StageStats:
+    """Statistics of stage 0 in front of those of the stages after it."""
+    return jax.tree.map(lambda one, more: jnp.concatenate([one[None], more]), first, rest)
 
 
 def _slot_keys(key: Key[Array, ""], num: int) -> Key[Array, "N"]:

@@ -22,6 +22,7 @@ stages is off by .5.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import jax
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 from jax import lax, random
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from .forward import History
+from .forward import History, Stages, Start
 from .resampling import inverse_cdf, relative_weights, safe_log_weights
 from .types import SSM, Carry, Cloud, Latents, Path, take
 
@@ -106,15 +107,15 @@ def of_path(functional: Functional, path: Path) -> PyTree[Array]:
 
 
 class Compensated(NamedTuple):
-    """A sum and what rounding has taken from it (Kahan); a leading axis N on every leaf.
+    """A sum over stages and what rounding has added to it (Kahan); of beta_t^i, with a leading axis N.
 
     Attributes:
-        sum: beta_t^i.
+        sum: as rounded.
         lost: to be taken off the next term.
     """
 
-    sum: PyTree[Float[Array, "N ..."]]
-    lost: PyTree[Float[Array, "N ..."]]
+    sum: PyTree[Float[Array, "..."]]
+    lost: PyTree[Float[Array, "..."]]
 
 
 def check_paris(paris: str, num_backward: int) -> None:
@@ -149,44 +150,66 @@ def choose_paris(ssm: SSM, paris: Paris, num_particles: int) -> Paris:
     return "dense" if num_particles <= most else "imh"
 
 
-def smoothed(
-    key: Key[Array, ""],
-    ssm: SSM,
-    history: History,
-    functional: Functional,
-    *,
-    paris: Paris = "auto",
-    num_backward: int = 2,
-) -> PyTree[Array]:
-    """sum_i W_T^i beta_T^i, equation (1), of the clouds of a sweep.
+class Smoother(NamedTuple):
+    """Equation (1) of one functional, stage by stage.
+
+    Attributes:
+        first: x_0^i -> beta_0^i, for the N of the sweep.
+        next: `next_beta` without what stays the same from stage to stage.
+    """
+
+    first: Callable[[Latents], Compensated]
+    next: Callable[..., Compensated]
+
+
+def smoother(ssm: SSM, functional: Functional, num: int, paris: Paris, num_backward: int) -> Smoother:
+    """The statistic of `functional` with N = `num`.
 
     Args:
-        key: of the backward draws.
         ssm: the model; its order must be 1.
-        history: of `forward_sweep`.
         functional: what is smoothed.
+        num: number of particles.
         paris: "imh", "dense", or "auto".
         num_backward: M, of "imh"; 2 is enough (Olsson and Westerborn 2017), 1 is the genealogy.
     """
-    num = history.log_weights.shape[1]
+    check_paris(paris, num_backward)
+    check_smoothable(ssm, paris)
     which = choose_paris(ssm, paris, num)
-    beta = first_beta(functional, history.initial, num)
-    previous = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), history.latents)
+    return Smoother(
+        partial(first_beta, functional, num=num),
+        partial(next_beta, ssm, functional, which, num_backward),
+    )
+
+
+def smoothed(key: Key[Array, ""], smooth: Smoother, first: Start, history: History) -> PyTree[Array]:
+    """sum_i W_T^i beta_T^i, equation (1), of the clouds of a sweep."""
+    times = jnp.arange(1, history.stages.log_weights.shape[0] + 1)
+    beta = smooth_stages(
+        key, smooth, smooth.first(history.initial), history.initial, first.cloud, times, history.stages
+    )
+    return estimate(beta, history.last.log_weights)
+
+
+def smooth_stages(
+    key: Key[Array, ""],
+    smooth: Smoother,
+    beta: Compensated,
+    initial: Latents,
+    cloud: Cloud,
+    times: Int[Array, "S"],
+    stages: Stages,
+) -> Compensated:
+    """beta of the last of the stages `times`; `beta` and `cloud` are of the stage before them."""
 
     def step(state, stage):
         beta, previous = state
-        t, carry, log_weights, latents, ancestors = stage
+        t, (carry, log_weights, latents, ancestors) = stage
         before = Cloud(previous, carry, log_weights)
-        beta = next_beta(
-            random.fold_in(key, t), ssm, functional, which, num_backward,
-            beta, history.initial, before, latents, ancestors, t,
-        )  # fmt: skip
+        beta = smooth.next(random.fold_in(key, t), beta, initial, before, latents, ancestors, t)
         return (beta, latents), None
 
-    times = jnp.arange(1, ssm.length + 1)
-    stages = (times, history.carries, history.log_weights, history.latents, history.ancestors)
-    (beta, _), _ = lax.scan(step, (beta, previous), stages)
-    return estimate(beta, history.last.log_weights)
+    (beta, _), _ = lax.scan(step, (beta, cloud.latents), (times, stages))
+    return beta
 
 
 def estimate(beta: Compensated, log_weights: Float[Array, "N"]) -> PyTree[Array]:
@@ -207,11 +230,11 @@ def first_beta(functional: Functional, initial: Latents, num: int) -> Compensate
 
 
 def next_beta(
-    key: Key[Array, ""],
     ssm: SSM,
     functional: Functional,
     paris: Paris,
     num_backward: int,
+    key: Key[Array, ""],
     beta: Compensated,
     initial: Latents,
     before: Cloud,
@@ -240,11 +263,15 @@ def _add(beta: Compensated, others: PyTree[Array], terms: PyTree[Array]) -> Comp
 
     An average of the sums themselves would be rounded to their size at every stage.
     """
-    terms = jax.tree.map(jnp.add, others, terms)
-    corrected = jax.tree.map(jnp.subtract, terms, beta.lost)
-    total = jax.tree.map(jnp.add, beta.sum, corrected)
-    lost = jax.tree.map(lambda new, old, term: (new - old) - term, total, beta.sum, corrected)
-    return Compensated(total, lost)
+    return plus(beta, jax.tree.map(jnp.add, others, terms))
+
+
+def plus(total: Compensated, terms: PyTree[Array]) -> Compensated:
+    """total + terms (Kahan)."""
+    corrected = jax.tree.map(jnp.subtract, terms, total.lost)
+    new = jax.tree.map(jnp.add, total.sum, corrected)
+    lost = jax.tree.map(lambda after, before, term: (after - before) - term, new, total.sum, corrected)
+    return Compensated(new, lost)
 
 
 def _log_factors(ssm: SSM, carry: Carry, latents: Latents, t, *, pairwise: bool) -> Float[Array, "N"]:

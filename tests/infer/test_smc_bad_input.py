@@ -166,6 +166,11 @@ BAD = {
         E,
         r"path_move.*'backward', 'trace'.*got 'forward'",
     ),
+    "checkpoint": (
+        partial(ParticleGibbs, plain, checkpoint="always"),
+        E,
+        r"checkpoint.*'auto', True, False.*got 'always'",
+    ),
     "interweave": (
         partial(PPG, plain, interweave="asis"),
         E,

@@ -230,7 +230,9 @@ def z_of_score(
     exact, known = exact_score(500, theta), EXACT[theta]
     np.testing.assert_allclose(exact[: len(known)], known, atol=1e-3)
     slopes = np.array([(1 - phi**2) / 2, sx, sy])  # of the values along the coordinates
-    return z_scores(replicas(scores, random.key(0), 64, optimise=False), np.tile(exact * slopes, (len(every), 1)))
+    return z_scores(
+        replicas(scores, random.key(0), 64, optimise=False), np.tile(exact * slopes, (len(every), 1))
+    )
 
 
 @pytest.mark.parametrize("theta", [(0.9, 1.0, 1.0), pytest.param((0.8, 0.7, 1.0), marks=NIGHTLY)])

@@ -28,6 +28,10 @@ def change_backward(monkeypatch, change):
     )
 
 
+def with_log_weights(history, log_weights):
+    return history._replace(stages=history.stages._replace(log_weights=log_weights))
+
+
 def systematic(key, log_weights, num):
     """One uniform for all slots; a single draw stays what it was."""
     if num == 1:
@@ -42,9 +46,9 @@ def test_planted_systematic_resampling_with_the_reference_forced(path_move, monk
 
 
 def test_planted_sweep_without_reference(monkeypatch):
-    monkeypatch.setattr(
-        conditional, "forward_sweep", lambda key, ssm, num, path: forward.forward_sweep(key, ssm, num, None)
-    )
+    for name in ("start_sweep", "forward_sweep"):
+        right = getattr(forward, name)
+        monkeypatch.setattr(conditional, name, lambda *args, right=right: right(*args[:-1], None))
     assert_shows(BASE)
 
 
@@ -62,15 +66,15 @@ def test_planted_first_observation_left_out():
 def test_planted_backward_weights_without_the_log_weights(monkeypatch):
     change_backward(
         monkeypatch,
-        lambda ssm, history: (ssm, history._replace(log_weights=jnp.zeros_like(history.log_weights))),
+        lambda ssm, history: (ssm, with_log_weights(history, jnp.zeros_like(history.stages.log_weights))),
     )
     assert_shows(BASE)
 
 
 def test_planted_weights_overwritten_by_those_of_the_next_stage(monkeypatch):
     def one_late(ssm, history):
-        late = jnp.concatenate([history.log_weights[1:], history.last.log_weights[None]])
-        return ssm, history._replace(log_weights=late)
+        late = jnp.concatenate([history.stages.log_weights[1:], history.last.log_weights[None]])
+        return ssm, with_log_weights(history, late)
 
     change_backward(monkeypatch, one_late)
     assert_shows(BASE)
