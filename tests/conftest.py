@@ -1,10 +1,13 @@
 """Settings and fixtures that every test shares."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# The processes that the tests start, xdist's workers too: without bytecode each parses all of JAX anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import jax
 import pytest
@@ -18,6 +21,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 # Half the time of compilation; programs of much work ask for the rest (`tests.statistics.optimised`).
 jax.config.update("jax_disable_most_optimizations", True)
+# Tracing makes millions of objects that die by themselves; modules need not be searched for garbage.
+gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: the collector need not look at it."""
+    gc.freeze()
 
 
 @pytest.fixture

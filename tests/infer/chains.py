@@ -1,6 +1,7 @@
 """Many short chains of a kernel in one program."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -12,7 +13,13 @@ from tests.statistics import optimised
 
 
 def chain_means(
-    kernel, collect: Callable, num_chains: int, num_warmup: int, num_sweeps: int, *args
+    kernel,
+    collect: Callable,
+    num_chains: int,
+    num_warmup: int,
+    num_sweeps: int,
+    *args,
+    optimise: bool = True,
 ) -> NDArray[np.float64]:
     """Means over the sweeps after warm-up of what `collect(state)` gives, one row a chain."""
     keys = random.split(random.key(0), num_chains)
@@ -26,6 +33,6 @@ def chain_means(
         state = sample(state, args, {})
         return state, collect(state)
 
-    with optimised():
+    with optimised() if optimise else nullcontext():
         _, seen = jax.jit(lambda state: jax.lax.scan(sweep, state, None, num_warmup + num_sweeps))(state)
     return np.asarray(seen[num_warmup:], np.float64).mean(0)

@@ -114,15 +114,15 @@ def two(method, **options):
 
 CASES = {
     "nuts": lambda: (mcmc(NUTS(normal), thinning=3), (Y,)),
-    "nuts-vectorized": lambda: (mcmc(NUTS(normal), num_chains=3, chain_method="vectorized"), (Y,)),
-    "nuts-sequential": lambda: (mcmc(NUTS(normal), **two("sequential")), (Y,)),
     "walk-parallel": lambda: (mcmc(Walk(), False, **two("parallel", thinning=2)), (Y,)),
     "walk-vmap": lambda: (mcmc(Walk(), False, **two(jax.vmap)), (Y,)),
-    "gibbs": lambda: (mcmc(blocks()), (Y,)),
     "smc-ppg-vectorized": lambda: (mcmc(path_and_scale(), num_chains=3, chain_method="vectorized"), (Y,)),
 }
 # Run by the nightly tests only.
 NIGHTLY = {
+    "nuts-vectorized": lambda: (mcmc(NUTS(normal), num_chains=3, chain_method="vectorized"), (Y,)),
+    "nuts-sequential": lambda: (mcmc(NUTS(normal), **two("sequential")), (Y,)),
+    "gibbs": lambda: (mcmc(blocks()), (Y,)),
     "smc-ppg": lambda: (mcmc(path_and_scale()), (Y,)),
     "nuts-bar-off": lambda: (mcmc(NUTS(normal), False), (Y,)),
     "nuts-parallel-bar": lambda: (mcmc(NUTS(normal), **two("parallel")), (Y,)),

@@ -31,6 +31,7 @@ from tests.infer.resume_cases import (
     walk,
     walk_on,
 )
+from tests.metropolis import Metropolis
 
 pytestmark = pytest.mark.xdist_group("resume")
 
@@ -336,7 +337,7 @@ def test_a_finished_directory_in_a_new_process_has_all_that_its_kernel_says(tmp_
     """Nothing is left to draw, so that NumPyro never starts the kernel."""
 
     def run():
-        kernel = PPG(linear_gaussian, 2, interweave=None)
+        kernel = PPG(linear_gaussian, 2, interweave=None, inner_kernel=Metropolis)
         settings = {"num_warmup": 2, "num_samples": 4, "progress_bar": False}
         made = resumable(MCMC(kernel, **settings), tmp_path, every=2)
         made.run(KEY, Y)

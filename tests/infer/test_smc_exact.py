@@ -68,11 +68,15 @@ def test_smc_hidden_markov_chain_is_that_of_forward_backward(model):
     assert np.log(joint.sum()) == pytest.approx(-5.1799, abs=5e-5)
     y = jnp.asarray(HMM_Y, jnp.float32)
     exact = joint @ np.asarray(jax.vmap(moments)(jnp.asarray(paths))) / joint.sum()
-    assert_exact(z_scores(chain_means(ParticleGibbs(model, 4), path_moments(("x",)), 2000, 10, 20, y), exact))
+    kernel, collect = ParticleGibbs(model, 4), path_moments(("x",))
+    assert_exact(z_scores(chain_means(kernel, collect, 2000, 10, 20, y, optimise=False), exact))
     found = find(model, y)
     outer, _ = at(model, (y,), found, {"x": jnp.zeros(5, jnp.int32)})
     evidence = replicas(
-        lambda key: particle_filter(key, found.ssm(outer), 8).log_evidence, random.key(1), 4000
+        lambda key: particle_filter(key, found.ssm(outer), 8).log_evidence,
+        random.key(1),
+        4000,
+        optimise=False,
     )
     assert_exact(z_scores(np.exp(evidence), joint.sum()))
 
@@ -101,7 +105,10 @@ def gaps_states(y):
         numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
 
 
-@pytest.mark.parametrize(("model", "sites"), [(gaps_scan, ("x0", "x")), (gaps_states, ("x",))])
+@pytest.mark.parametrize(
+    ("model", "sites"),
+    [(gaps_scan, ("x0", "x")), pytest.param(gaps_states, ("x",), marks=pytest.mark.nightly)],
+)
 def test_smc_every_fifth_observation_masked_is_a_kalman_smoother_with_gaps(model, sites):
     y = jnp.asarray(np.where(SEEN, GAPS_Y, np.nan), jnp.float32)
     exact = autoregression(GAPS_Y, seen=SEEN).exact_moments()

@@ -24,11 +24,13 @@ from numpyro.infer.util import potential_energy
 from emberwalk.infer import PPG, ParticleGibbs, moment
 from emberwalk.infer.smc import particle_gibbs
 from emberwalk.models import StateSpace, emission
-from tests.metropolis import Metropolis, location_scale
+from tests.metropolis import Metropolis, MetropolisState, location_scale
 
 KEY, Y = random.key(1), jnp.array([0.5, 1.2, -0.3])
 KEYS = random.split(KEY, 4)
 WARMUP, DRAWS = 5, 9
+
+pytestmark = pytest.mark.xdist_group("smc-ppg")  # its runs are made once
 
 
 def shown(y, phi=0.8):
@@ -165,7 +167,7 @@ def test_smc_ppg_starts_where_it_is_told(joint):
 
 def test_smc_ppg_failed_first_filter_is_tried_with_more_particles(monkeypatch):
     kernel, many = ParticleGibbs(narrow, 2), random.split(KEY, 16)
-    fails = jax.vmap(lambda key: kernel.failed(begin(kernel, key)))(many)
+    fails = jax.jit(jax.vmap(lambda key: kernel.failed(begin(kernel, key))))(many)
     keys = many[jnp.array([jnp.argmin(fails), jnp.argmax(fails)])]
     seen, failed = [], kernel.failed
     monkeypatch.setattr(kernel, "failed", lambda state: seen.append(failed(state)) or seen[-1])
@@ -176,16 +178,17 @@ def test_smc_ppg_failed_first_filter_is_tried_with_more_particles(monkeypatch):
 
 
 def test_smc_ppg_vectorized_chains_go_on_after_one_was_started_again(monkeypatch):
-    kernel = PPG(narrow, 8)
+    kernel = PPG(narrow, 2)
     second = jnp.array([False, True])
     monkeypatch.setattr(
         kernel.path_block, "failed", lambda state: second if state.num_nonfinite.ndim else second[0]
     )
     state = begin(kernel, KEYS[:2])
-    moved = kernel.sample(state, (Y,), {})
+    moved = jax.eval_shape(lambda state: kernel.sample(state, (Y,), {}), state)
     assert jax.tree.map(jnp.shape, moved) == jax.tree.map(jnp.shape, state)
+    begin(kernel)  # for one chain
     with pytest.raises(ValueError, match="post_warmup_state"):
-        kernel.sample(begin(kernel), (Y,), {}) and kernel.sample(state, (Y,), {})
+        kernel.sample(state, (Y,), {})
 
 
 def test_smc_ppg_refuses_a_start_of_the_path_of_another_shape():
@@ -197,9 +200,9 @@ def test_smc_ppg_refuses_a_start_of_the_path_of_another_shape():
 
 def test_smc_ppg_that_finds_no_path_names_the_time_and_the_site(monkeypatch):
     monkeypatch.setattr(particle_gibbs, "_MAX_DOUBLINGS", 1)
-    words = r"at stage 2 of 3: with 16 particles every weight of \['near'\] was 0.*all -inf.*init_params"
+    words = r"at stage 2 of 3: with 4 particles every weight of \['near'\] was 0.*all -inf.*init_params"
     with pytest.raises(RuntimeError, match=words):
-        begin(PPG(narrow, 8), KEYS, y=Y.at[1].set(90.0))
+        begin(PPG(narrow, 2), KEYS, y=Y.at[1].set(90.0))
 
 
 def test_smc_ppg_refuses_nan_data_of_vectorized_chains():
@@ -244,12 +247,18 @@ def from_zero(y):
     numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
 
 
-def test_smc_ppg_joint_move_leaves_a_fixed_start_where_it_is():
-    kernel = PPG(from_zero, 4, interweave="joint", interweave_steps=3)
-    states = go_on(kernel, jax.jit(partial(begin, kernel))(KEY))
-    assert not states.z["x"][:, 0].any()
-    assert states.interweave_accept_prob.mean() > 0.3
-    assert np.unique(states.z["sx"]).size > DRAWS // 2
+@pytest.fixture(scope="module")
+def from_zero_states():
+    """Its states under a kernel with the innovations move whose inner kernel is of our own contract."""
+    inner = partial(Metropolis, step_size=0.3)
+    kernel = PPG(from_zero, 4, inner_kernel=inner, interweave="joint", interweave_steps=3)
+    return go_on(kernel, begin(kernel))
+
+
+def test_smc_ppg_joint_move_leaves_a_fixed_start_where_it_is(from_zero_states):
+    assert not from_zero_states.z["x"][:, 0].any()
+    assert from_zero_states.interweave_accept_prob.mean() > 0.3
+    assert np.unique(from_zero_states.z["sx"]).size > DRAWS // 2
 
 
 def test_smc_ppg_without_parameters_moves_the_path_alone_and_says_so_once(caplog):
@@ -291,12 +300,14 @@ def test_smc_ppg_default_fields_are_those_that_its_state_has():
     assert set(alone.default_fields) == sweep | {"last_carry", "functionals", "path_functionals"}
 
 
-def test_smc_ppg_runs_with_a_kernel_of_our_own_contract_inside():
-    kernel = PPG(shown, 4, inner_kernel=partial(Metropolis, step_size=0.3), interweave_steps=2)
-    states = go_on(kernel, begin(kernel))
-    assert states.interweave is not None  # it holds unconstrained parameters, so that they move jointly too
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states.z))
-    assert len(np.unique(states.z["sx"])) > 2
+def test_smc_ppg_runs_with_a_kernel_of_our_own_contract_inside(from_zero_states):
+    inner = from_zero_states.block_states[1]
+    assert type(inner) is MetropolisState
+    assert inner.num_nonfinite[-1] == 0
+    # it holds unconstrained parameters, so that they move jointly too
+    assert from_zero_states.interweave is not None
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(from_zero_states.z))
+    assert np.any((inner.accept_prob > 0) & (inner.accept_prob < 1))
 
 
 # What it says.

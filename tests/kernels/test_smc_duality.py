@@ -5,6 +5,8 @@
 Exact references are given to one sweep each; a wrong sweep or a wrong backward draw is off at once.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from tests.kernels.smc_models import EVENTFUL, ORDER_TWO, GaussianCase, autoregr
 from tests.statistics import assert_caught, assert_exact, replicas, z_scores
 
 CASE = autoregression((1.5, -0.5, 2.0, 0.3))
-COUNT = 100_000
+COUNT, KEY = 100_000, random.key(1)
 
 
 def products(previous, current, t):
@@ -40,7 +42,8 @@ def z_of_statistic(num, how, num_backward=2, *, case=CASE, h=products, count=COU
         reference = (case.exact_draw(key_draw),) if sweep is conditional_sweep else ()
         return sweep(key_sweep, case.ssm, *reference, num, **options).statistic
 
-    return z_scores(replicas(replica, random.key(num), count), exact(case))
+    # one sweep each is little work: compiling it is what costs
+    return z_scores(replicas(replica, random.key(num), count, optimise=False), exact(case))
 
 
 def test_exact_answer():
@@ -68,19 +71,24 @@ def test_smc_duality_where_the_model_depends_on_time_and_an_observation_is_missi
 def test_smc_duality_average_in_blocks_of_rows_is_the_average(monkeypatch):
     reference = CASE.exact_draw(random.key(0))
 
-    def value():
+    def value(key):
         options = {"functional": additive(products), "paris": "dense"}
-        return conditional_sweep(random.key(1), CASE.ssm, reference, 8, **options).statistic
+        return conditional_sweep(key, CASE.ssm, reference, 8, **options).statistic
 
-    whole = value()
+    whole = jax.jit(value)(KEY)
     monkeypatch.setattr(paris, "_MAX_PAIRS", 24)
-    np.testing.assert_allclose(value(), whole, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda key: value(key))(KEY), whole, rtol=1e-6)
 
 
 def test_smc_duality_path_statistic_is_the_functional_of_the_path_and_changes_no_draw():
     reference, functional = CASE.exact_draw(random.key(0)), additive(products)
-    plain = conditional_sweep(random.key(1), CASE.ssm, reference, 4)
-    sweep = conditional_sweep(random.key(1), CASE.ssm, reference, 4, functional=functional)
+
+    @jax.jit
+    def both(key):
+        sweep = partial(conditional_sweep, key, CASE.ssm, reference, 4)
+        return sweep(), sweep(functional=functional)
+
+    plain, sweep = both(KEY)
     assert plain.statistic is None
     jax.tree.map(np.testing.assert_array_equal, sweep.path, plain.path)
     np.testing.assert_allclose(sweep.path_statistic, of_path(functional, plain.path), rtol=1e-6)
@@ -96,7 +104,7 @@ def test_smc_duality_of_an_impossible_sweep_is_the_reference():
         evaluate=lambda c, x, t: CASE.ssm.evaluate(c, x, t)._replace(log_likelihood=jnp.array(-jnp.inf))
     )
     reference, functional = CASE.exact_draw(random.key(0)), additive(products)
-    sweep = conditional_sweep(random.key(1), nowhere, reference, 4, functional=functional)
+    sweep = jax.jit(lambda key: conditional_sweep(key, nowhere, reference, 4, functional=functional))(KEY)
     np.testing.assert_array_equal(sweep.statistic, of_path(functional, reference))
 
 
@@ -106,7 +114,8 @@ def test_smc_duality_long_sums_are_compensated():
     long = long._replace(evaluate=lambda c, x, t: CASE.ssm.evaluate(c, x, jnp.minimum(t, 1)))
     options = {"functional": additive(lambda previous, current, t: jnp.float32(0.1))}
     for how in ("imh", "dense"):
-        value = unconditional_sweep(random.key(0), long, 2, paris=how, **options).statistic
+        sweep = partial(unconditional_sweep, ssm=long, num_particles=2, paris=how, **options)
+        value = jax.jit(lambda key, sweep=sweep: sweep(key).statistic)(KEY)
         assert float(value) == pytest.approx(10_000.1, abs=0.01)
 
 
@@ -136,7 +145,7 @@ def test_smc_duality_planted_unconditional_sweep(num, how):
     assert_caught(z_of_statistic(num, how, sweep=unconditional_sweep, count=20_000))
 
 
-@pytest.mark.parametrize("num", [2, 4])
+@pytest.mark.parametrize("num", [2, pytest.param(4, marks=NIGHTLY)])
 def test_smc_duality_planted_always_accepting(num, monkeypatch):
     monkeypatch.setattr(paris, "accept", lambda key, there, here: jnp.ones(there.shape, bool))
     assert_caught(z_of_statistic(num, "imh"))
