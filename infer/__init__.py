@@ -8,6 +8,8 @@ if not __name__.startswith("emberwalk."):
 
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
+from .smc.functionals import lag_product, moment
+from .smc.paris_smoother import PaRISResult, paris_smoother
 from .smc.particle_gibbs import ParticleGibbs, ParticleGibbsState
 from .smc.plots import plot_particle_ess, plot_states, plot_update_rate
 from .smc.ppg import PPG, PPGState
@@ -15,9 +17,13 @@ from .smc.ppg import PPG, PPGState
 __all__ = [
     "PPG",
     "PPGState",
+    "PaRISResult",
     "ParticleGibbs",
     "ParticleGibbsState",
     "diagnose",
+    "lag_product",
+    "moment",
+    "paris_smoother",
     "plot_particle_ess",
     "plot_states",
     "plot_update_rate",

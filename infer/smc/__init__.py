@@ -9,5 +9,6 @@ How a model becomes a state-space model, file by file:
     time_parallel.py     the density of a given path, all times at once
 
 and what is done with it: `particle_gibbs.py` (path), `interweave.py` (path and parameters),
-`ppg.py` (all of it), `report.py` and `plots.py` (what a user sees).
+`ppg.py` (all of it), `paris_smoother.py` (sums over the path, parameters known), `report.py` and
+`plots.py` (what a user sees).
 """

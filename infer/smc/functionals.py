@@ -8,7 +8,7 @@ zeros for them.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from .path_model import PathModel, SiteValues
 type Term = Callable[[SiteValues, SiteValues, Int[Array, ""]], PyTree[Array]]
 
 
+@cache
 def lag_product(site: str) -> Term:
     """h = x_{t-1} x_t of one site; 0 at t = 0. Elementwise where the state is an array.
 
@@ -34,6 +35,7 @@ def lag_product(site: str) -> Term:
     return partial(_lag_product, site)
 
 
+@cache
 def moment(site: str, k: int = 1) -> Term:
     """h = x_t^k of one site.
 
