@@ -11,6 +11,7 @@ from .resume import read_directory, resumable
 from .smc.ascent import ScoreAscentResult, ScoreAscentState
 from .smc.estimates import FunctionalEstimate, ppg_estimates
 from .smc.functionals import lag_product, moment
+from .smc.paris_smoother import PaRISResult, paris_smoother
 from .smc.particle_gibbs import ParticleGibbs, ParticleGibbsState
 from .smc.plots import plot_particle_ess, plot_states, plot_update_rate
 from .smc.ppg import PPG
@@ -25,6 +26,7 @@ __all__ = [
     "FunctionalEstimate",
     "MarkovScoreClimbing",
     "PPGState",
+    "PaRISResult",
     "ParticleGibbs",
     "ParticleGibbsState",
     "ScoreAscent",
@@ -34,6 +36,7 @@ __all__ = [
     "forecast",
     "lag_product",
     "moment",
+    "paris_smoother",
     "plot_particle_ess",
     "plot_states",
     "plot_update_rate",

@@ -9,8 +9,10 @@ How a model becomes a state-space model, file by file:
     time_parallel.py     the density of a given path, all times at once
 
 and what is done with it: `particle_gibbs.py` (path), `interweave.py` (path and parameters),
-`ppg.py` (all of it), `report.py` and `plots.py` (what a user sees). Learning, without a posterior of the
-parameters or with a guide for it:
+`ppg.py` (all of it, `ppg_state.py` its state), `path_moments.py`, `proposal.py`, `functionals.py` and
+`estimates.py` (sums over the path), `prediction.py`, `paris_smoother.py` (sums, parameters known),
+`report.py` and `plots.py` (what a user sees). Learning, without a posterior of the parameters or
+with a guide for it:
 
     parameters.py        which sites are learned, and the model at given values of them
     score.py             the gradient of the likelihood, from sweeps

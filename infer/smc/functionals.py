@@ -10,7 +10,7 @@ zeros for them.
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ from .path_model import PathModel, SiteValues
 type Term = Callable[[SiteValues, SiteValues, Int[Array, ""]], PyTree[Array]]
 
 
+@cache
 def lag_product(site: str) -> Term:
     """h = x_{t-1} x_t of one site; 0 at t = 0. Elementwise where the state is an array.
 
@@ -36,6 +37,7 @@ def lag_product(site: str) -> Term:
     return partial(_lag_product, site)
 
 
+@cache
 def moment(site: str, k: int = 1) -> Term:
     """h = x_t^k of one site.
 
@@ -56,8 +58,8 @@ def _moment(site: str, k: int, previous: SiteValues, current: SiteValues, t: Arr
     return current[site] ** k
 
 
-def check_functionals(functionals: Any, model: Callable) -> dict[str, Term]:
-    """Refuse what is no dictionary of functions; warn of one that keeps a kernel from being pickled."""
+def check_functionals(functionals: Any, model: Callable | None = None) -> dict[str, Term]:
+    """Refuse what is no dictionary of functions; warn of what keeps a kernel on `model` from being pickled."""
     if functionals is None:
         return {}
     if not isinstance(functionals, Mapping):
@@ -71,7 +73,7 @@ def check_functionals(functionals: Any, model: Callable) -> dict[str, Term]:
                 f"functionals[{name!r}] must be a function h(previous, current, t) -> array under a name, got {h!r}."
             )
     unpicklable = [name for name, h in functionals.items() if not _pickles(h)]
-    if unpicklable and _pickles(model):
+    if unpicklable and model is not None and _pickles(model):
         warnings.warn(
             f"functionals {unpicklable} are lambdas or local functions: the kernel cannot be pickled (chains in "
             "processes of their own, copies on disk). Define them at the top of a module.",

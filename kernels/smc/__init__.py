@@ -8,7 +8,9 @@ apart, each of them usable alone:
     backward.py        a path out of the stored clouds
     particle_filter.py forward alone, O(N) memory: the evidence
     conditional.py     forward with a reference, then a path: the invariant kernel
+    checkpoint.py      the same in O(N sqrt(T)) memory
     paris.py           smoothed functionals from the clouds of either
+    online.py          those of a stream, O(N) memory
     particle_gibbs.py  that kernel as `init` and `step`
     innovations.py     HMC on parameters and standardised noise together, the path made of both
 
@@ -17,6 +19,7 @@ Everything is written for one chain and may be vmapped over chains.
 
 from .conditional import PathMove, SweepResult, conditional_sweep, unconditional_sweep
 from .innovations import InnovationsState, from_noise, innovations_hmc, to_noise
+from .online import OnlineParis, OnlineState, online_paris
 from .paris import Functional, Paris, additive, of_path
 from .particle_filter import FilterResult, particle_filter
 from .particle_gibbs import ParticleGibbsKernel, PathInfo, PathState, particle_gibbs
@@ -30,6 +33,8 @@ __all__ = [
     "FilterResult",
     "Functional",
     "InnovationsState",
+    "OnlineParis",
+    "OnlineState",
     "Paris",
     "ParticleGibbsKernel",
     "Path",
@@ -44,6 +49,7 @@ __all__ = [
     "innovations_hmc",
     "inverse_cdf",
     "of_path",
+    "online_paris",
     "particle_filter",
     "particle_gibbs",
     "to_noise",

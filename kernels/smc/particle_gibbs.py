@@ -90,7 +90,4 @@ def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backw
 def check_num_particles(num_particles: int) -> None:
     """Refuse an N that is no whole number above 1."""
     if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 2:
-        raise ValueError(
-            "num_particles must be a whole number of at least 2 (one particle is the reference), "
-            f"got {num_particles!r}."
-        )
+        raise ValueError(f"num_particles must be a whole number of at least 2, got {num_particles!r}.")
