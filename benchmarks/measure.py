@@ -9,7 +9,8 @@ A benchmark is a file with `main() -> list[Row]` that ends in
     if __name__ == "__main__":
         sys.exit(report("smc", main()))
 
-and between them calls `alternate`, then `ratio` or `rate_ratio`.
+and between them calls `alternate`, then `ratio` or `rate_ratio`. One that takes long is cut into parts,
+modules with `rows() -> list[Row]`, and ends in `report_parts`: each part's rows are written when it ends.
 """
 
 import importlib.metadata
@@ -17,9 +18,12 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -89,7 +93,7 @@ class Row(NamedTuple):
 
     Attributes:
         name: what is measured, the same from run to run: changes are found by it.
-        value: the number.
+        value: the number; None for a row in words, all of them in `note`.
         unit: of the number: "x", "ms", "1/s"; "" for none.
         at_least: bar that the value must reach; None for no such bar.
         at_most: bar that the value must not exceed; None for no such bar.
@@ -98,7 +102,7 @@ class Row(NamedTuple):
     """
 
     name: str
-    value: float
+    value: float | None
     unit: str = "x"
     at_least: float | None = None
     at_most: float | None = None
@@ -115,6 +119,8 @@ class Row(NamedTuple):
     @property
     def missed(self) -> bool:
         """Whether a bar is missed; a value that is not finite misses any."""
+        if self.value is None:
+            return False
         above = self.at_least is None or self.value >= self.at_least
         below = self.at_most is None or self.value <= self.at_most
         return not (above and below)
@@ -255,35 +261,121 @@ def report(name: str, rows: Sequence[Row], folder: Path = RESULTS) -> int:
         Number of bars that were missed: the exit status of the benchmark.
     """
     here = machine()
+    table = f"{_table(rows)}\n{_said(here)}"
     if TRIAL:
-        print(f"\n# {name}: a trial, few repeats of small sizes. Nothing is kept.\n\n{_markdown(rows, here)}")
+        print(f"\n# {name}: a trial, few repeats of small sizes. Nothing is kept.\n\n{table}", flush=True)
         return 0
     file = folder / f"{name}.json"
     last = json.loads(file.read_text()) if file.exists() else None
-    table = _markdown(rows, here)
-    print(f"\n# {name}\n\n{table}\n{_changes(rows, here, last)}")
+    print(f"\n# {name}\n\n{table}\n{_changes(rows, here, last)}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
-    kept = {"machine": here, "rows": [row._asdict() | {"spread": str(row.spread)} for row in rows]}
-    file.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    _write(file, _kept(rows, here))
     (folder / f"{name}.md").write_text(table)
     return sum(row.missed for row in rows)
 
 
-def _markdown(rows: Sequence[Row], here: Mapping[str, Any]) -> str:
+def report_parts(
+    name: str, parts: Mapping[str, ModuleType], chosen: Sequence[str], folder: Path = RESULTS
+) -> int:
+    """Runs the chosen parts of a benchmark, all if none is chosen, as `report` does one whole.
+
+    The rows of a part are written when it ends, in place of its own alone: a run that is killed loses
+    the part it was in, and the others can be run later. A part that fails is shown, and the next begins;
+    one that returns no rows was skipped, and its last result stays.
+
+    Args:
+        name: of the benchmark.
+        parts: name -> module with `rows()`; the first line of its docstring is the heading of its table.
+        chosen: names of parts.
+        folder: where the results are kept.
+
+    Returns:
+        Number of bars that were missed, plus parts that failed; 2 for an unknown part.
+    """
+    unknown = sorted(set(chosen) - set(parts))
+    if unknown:
+        print(f"{name} has no part {', '.join(unknown)}; there are: {', '.join(parts)}.", file=sys.stderr)
+        return 2
+    missed = 0
+    for part in chosen or parts:
+        print(f"\nrunning {name}: {part}", flush=True)
+        start = time.perf_counter()
+        try:
+            rows = parts[part].rows()
+        except Exception:
+            traceback.print_exc()
+            missed += 1
+            continue
+        print(f"{part} took {(time.perf_counter() - start) / 60:.1f} minutes")
+        missed += _report_part(name, part, rows, parts, folder)
+    return missed
+
+
+def _report_part(
+    name: str, part: str, rows: Sequence[Row], parts: Mapping[str, ModuleType], folder: Path
+) -> int:
+    if not rows:
+        return 0
+    if TRIAL:
+        print(f"\n# {name}: {part}, a trial. Nothing is kept.\n\n{_table(rows)}", flush=True)
+        return 0
+    here = machine()
+    file = folder / f"{name}.json"
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    print(f"\n# {name}: {part}\n\n{_table(rows)}\n{_changes(rows, here, kept.get(part))}", flush=True)
+    kept[part] = _kept(rows, here)
+    kept = {known: kept[known] for known in parts if known in kept}
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(file, kept)
+    (folder / f"{name}.md").write_text(_page(kept, parts))
+    return sum(row.missed for row in rows)
+
+
+def _page(kept: Mapping[str, Any], parts: Mapping[str, ModuleType]) -> str:
+    """The tables of all parts; where they were measured once below them all, or below each where that differs."""
+    tables, machines = [], [part["machine"] for part in kept.values()]
+    one_machine = all(machine == machines[0] for machine in machines)
+    for part, result in kept.items():
+        heading = (parts[part].__doc__ or part).splitlines()[0].rstrip(".")
+        table = _table([Row(**row) for row in result["rows"]])
+        tables.append(f"### {heading}\n\n{table}" + ("" if one_machine else f"\n{_said(result['machine'])}"))
+    return "\n".join([*tables, *([_said(machines[0])] if one_machine else [])])
+
+
+def _kept(rows: Sequence[Row], here: Mapping[str, Any]) -> dict[str, Any]:
+    return {"machine": here, "rows": [row._asdict() | {"spread": str(row.spread)} for row in rows]}
+
+
+def _write(file: Path, kept: Any) -> None:
+    """All of it or nothing: a killed run must not leave half a file."""
+    half = file.with_suffix(".half")
+    half.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n")
+    half.replace(file)
+
+
+def _table(rows: Sequence[Row]) -> str:
     lines = ["| what | result | spread | bar | how |", "|---|---|---|---|---|"]
     for row in rows:
         verdict = f"{row.bar} {'missed' if row.missed else 'met'}" if row.bar else ""
-        number = f"{row.value:.3g}" + (row.unit if row.unit == "x" else f" {row.unit}".rstrip())
-        lines.append(f"| {row.name} | {number} | {row.spread} | {verdict} | {row.note} |")
+        lines.append(f"| {row.name} | {_number(row)} | {row.spread} | {verdict} | {row.note} |")
+    return "\n".join(lines) + "\n"
+
+
+def _number(row: Row) -> str:
+    if row.value is None:
+        return ""
+    return f"{row.value:.3g}" + (row.unit if row.unit == "x" else f" {row.unit}".rstrip())
+
+
+def _said(here: Mapping[str, Any]) -> str:
+    """Where and with what it was measured, in two lines."""
     precision = "float64" if here["x64"] else "float32"
     versions = ", ".join(f"{package} {here[package]}" for package in PACKAGES)
     device = ", ".join(here["devices"])
-    lines.append("")
-    lines.append(
-        f"{here['processor']}, {here['cores']} cores, {here['system']}; JAX on {device}, {precision};"
+    return (
+        f"{here['processor']}, {here['cores']} cores, {here['system']}; JAX on {device}, {precision};\n"
+        f"Python {here['python']}, {versions}.\n"
     )
-    lines.append(f"Python {here['python']}, {versions}.")
-    return "\n".join(lines) + "\n"
 
 
 def _changes(rows: Sequence[Row], here: Mapping[str, Any], last: Mapping[str, Any] | None) -> str:
@@ -297,10 +389,10 @@ def _changes(rows: Sequence[Row], here: Mapping[str, Any], last: Mapping[str, An
     if other:
         said.append("Measured elsewhere or with other versions: " + "; ".join(other) + ".")
     for row in rows:
-        old = before.pop(row.name, None)
-        if old is None:
+        if row.name not in before:
             said.append(f"New: {row.name}.")
-        elif abs(row.value - old) > NOTICEABLE * abs(old):
+        old = before.pop(row.name, None)
+        if None not in (row.value, old) and abs(row.value - old) > NOTICEABLE * abs(old):
             said.append(f"Changed: {row.name}, {old:.3g} -> {row.value:.3g}.")
     said += [f"Gone: {name}." for name in before]
     return "\n".join(said) or f"No number changed by more than {NOTICEABLE:.0%}."
