@@ -202,19 +202,19 @@ class _Programs:
         return (state, mean), loss
 
 
-def _tail_weights(num_steps: int, average: float) -> NDArray[np.float32]:
+def _tail_weights(num_steps: int, average: float) -> NDArray[np.float64]:
     """Of the iterates in their mean: equal ones at the end, zeros before."""
     kept = max(1, round(average * num_steps))
-    weights = np.zeros(num_steps, np.float32)
+    weights = np.zeros(num_steps)
     weights[-kept:] = 1 / kept
     return weights
 
 
-def _without_bar(programs: _Programs, first, weights: NDArray[np.float32]):
+def _without_bar(programs: _Programs, first, weights: NDArray[np.float64]):
     return programs.all(first, weights)
 
 
-def _with_bar(programs: _Programs, carry, weights: NDArray[np.float32]):
+def _with_bar(programs: _Programs, carry, weights: NDArray[np.float64]):
     losses: list[Any] = []
     batch = max(len(weights) // 20, 1)
     with tqdm.trange(1, len(weights) + 1) as bar:

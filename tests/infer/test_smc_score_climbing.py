@@ -98,11 +98,15 @@ def guides(learner: MarkovScoreClimbing, num_steps: int, num: int, length: int) 
         return np.asarray(jax.vmap(one)(random.split(random.key(0), num)), np.float64)
 
 
-def climbing(first: float, half_life: int) -> MarkovScoreClimbing:
-    """Plain steps: the moments by which others scale theirs depend on the draw, and where the mean ends with them."""
+def climbing(half_life: int, interweave_steps: int) -> MarkovScoreClimbing:
+    """Plain steps: the moments by which others scale theirs depend on the draw, and where the mean ends with them.
+
+    The last steps average over some n independent draws, whose covariance is 1 / n too small: with 8 leapfrog steps
+    at T = 100, n is 47, and the sds of 32 runs are off by 5 errors.
+    """
     guide = AutoMultivariateNormal(without_path(linear_gaussian), init_scale=1.0)
-    optim = optax.sgd(optax.exponential_decay(first, half_life, 0.5))
-    kernel = PPG(linear_gaussian, 10, interweave_steps=8)
+    optim = optax.sgd(optax.exponential_decay(0.02, half_life, 0.5))
+    kernel = PPG(linear_gaussian, 10, interweave_steps=interweave_steps)
     return MarkovScoreClimbing(linear_gaussian, guide, optim, kernel)
 
 
@@ -112,11 +116,11 @@ def test_smc_score_climbing_known_posterior(length):
 
 
 def test_smc_score_climbing_gives_the_mean_and_the_covariance_of_the_posterior():
-    assert_exact(z_scores(guides(climbing(0.02, 1000), 6000, 64, 20), EXACT[20].numbers))
+    assert_exact(z_scores(guides(climbing(1000, 8), 6000, 64, 20), EXACT[20].numbers))
 
 
 def test_smc_score_climbing_of_100_observations():
-    assert_exact(z_scores(guides(climbing(0.01, 1000), 6000, 16, 100), EXACT[100].numbers))
+    assert_exact(z_scores(guides(climbing(1500, 40), 10_000, 16, 100), EXACT[100].numbers))
 
 
 def test_smc_score_climbing_planted_gradient_of_the_exclusive_divergence(monkeypatch):
@@ -133,6 +137,6 @@ def test_smc_score_climbing_planted_gradient_of_the_exclusive_divergence(monkeyp
         return Step(gradient, value, chain, jnp.zeros((), jnp.int32))
 
     monkeypatch.setattr(score_climbing._BoundClimbing, "step", step)
-    found = guides(climbing(0.02, 500), 3000, 16, 20)
+    found = guides(climbing(500, 8), 3000, 16, 20)
     assert found[:, 2].mean() < EXACT[20].sd[0]
     assert_caught(z_scores(found, EXACT[20].numbers)[2:4])

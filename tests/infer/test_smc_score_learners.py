@@ -72,6 +72,7 @@ def test_smc_score_ascent_goes_on_from_a_state_with_a_bar():
     rest = learner.run(random.key(1), 2, Y, init_state=first.state)
     assert_same(jnp.append(first.losses, rest.losses), whole.losses)
     assert_same(key_apart(rest.state), key_apart(whole.state))
+    assert learner._last.one._cache_size() == 1
     # the mean of the last two of four iterates, in unconstrained coordinates
     third = learner.run(random.key(0), 3, Y, init_params={"phi": jnp.array(0.1)})
     iterates = [float(learner.get_params(run.state)["phi"]) for run in (third, whole)]
@@ -97,9 +98,9 @@ def sudden(y):
 @pytest.mark.parametrize("score", ["path", pytest.param("paris", marks=pytest.mark.nightly)])
 def test_smc_score_ascent_stays_where_a_gradient_is_none_and_says_so(score):
     learner = ScoreAscent(sudden, optax.sgd(0.1), 4, score=score, average=0.0)
-    once = learner.run(random.key(0), 1, Y, progress_bar=False)
+    once = learner.run(random.key(0), 1, Y)
     with pytest.warns(UserWarning, match=r"of the 4 iterations were NaN or infinite.*smaller steps"):
-        result = learner.run(random.key(0), 4, Y, progress_bar=False)
+        result = learner.run(random.key(0), 4, Y)
     assert result.params["phi"] == once.params["phi"] != 0.5
 
 
