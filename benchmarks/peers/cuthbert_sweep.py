@@ -2,9 +2,9 @@
 
     python cuthbert_sweep.py NUM_PARTICLES NUM_SWEEPS PHI "[y_0, y_1, ...]"
 
-It has no conditional filter: this is the unconditional one, which does as much. Systematic resampling at
-every step (its multinomial one sorts, and takes longer), exact backward sampling. `NUM_SWEEPS` of them
-run in one compiled program, as ours do.
+It has no conditional filter: this is the unconditional one, which does as much. Multinomial resampling at
+every step as ours (its systematic one takes as long), exact backward sampling. `NUM_SWEEPS` of them run in
+one compiled program, as ours do.
 """
 
 import json
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from cuthbert import filter, smoother
 from cuthbert.smc import backward_sampler, particle_filter
-from cuthbertlib.resampling import systematic
+from cuthbertlib.resampling import multinomial
 from cuthbertlib.smc.smoothing import exact_sampling
 from jax import lax, random
 
@@ -33,12 +33,12 @@ def sweep(key, phi, y, num_particles):
         propagate_sample=lambda key, x, y_t: phi * x + random.normal(key),
         log_potential=lambda before, x, y_t: log_normal(y_t, x),
         n_filter_particles=num_particles,
-        resampling_fn=systematic.resampling,
+        resampling_fn=multinomial.resampling,
     )
     smoothing = backward_sampler.build_smoother(
         log_potential=lambda before, x, y_t: log_normal(x, phi * before) + log_normal(y_t, x),
         backward_sampling_fn=exact_sampling.simulate,
-        resampling_fn=systematic.resampling,
+        resampling_fn=multinomial.resampling,
         n_smoother_particles=1,
     )
     states = filter(filtering, y[1:], filtering.init_prepare(key=key_start), key=key_filter)

@@ -123,17 +123,20 @@ def cuthbert_rows() -> list[Row]:
     python = peer_python("cuthbert", "cuthbert==0.1.1", f"jax=={importlib.metadata.version('jax')}")
     found = []
     for num, bar in {32: None, 100: 10, 1000: None}.items():
-        times = beside(python, PEERS / "cuthbert_sweep.py", num, _CUTHBERT_SWEEPS)
+        repeats = SIZES.children if bar else SIZES.table_repeats
+        times = beside(python, PEERS / "cuthbert_sweep.py", num, _CUTHBERT_SWEEPS, repeats)
         row = sweep_row("cuthbert 0.1.1 / scan", num, times["peer"], times["ours"], _CUTHBERT_SWEEPS)
         found.append(row._replace(at_least=bar))
     return found
 
 
-def beside(python: Path, program: Path, num: int, num_sweeps: int) -> dict[str, Timing]:
+def beside(
+    python: Path, program: Path, num: int, num_sweeps: int, repeats: int = SIZES.children
+) -> dict[str, Timing]:
     """A peer in a process of its own and ours, in turn."""
     arguments = (str(num), str(num_sweeps), str(PHI), json.dumps(linear_gaussian_y().tolist()))
     functions = {
         "ours": chain_of_sweeps(all_sweeps()["scan"], num, num_sweeps),
         "peer": lambda: Clocked(**child(python, program, *arguments)),
     }
-    return alternate(functions, SIZES.children)
+    return alternate(functions, repeats)
