@@ -102,14 +102,14 @@ class ParticleGibbs(ChainKernel):
         >>> from numpyro.infer import Gibbs
         >>> from emberwalk.infer import ParticleGibbs
         >>> from emberwalk.models import StateSpace, emission
-        >>> def counts(y):
-        ...     rate = numpyro.sample("rate", dist.Uniform(0.0, 1.0))
+        >>> def regimes(y):
+        ...     stay = numpyro.sample("stay", dist.Uniform(0.5, 1.0))
         ...     x = numpyro.sample("x", StateSpace(
-        ...         dist.Poisson(5.0), lambda prev, t: dist.Poisson(1.0 + rate * prev), y.shape[0]))
-        ...     numpyro.sample("y", emission(lambda x_t, t: dist.Binomial(x_t, 0.5), x), obs=y)
-        >>> kernel = Gibbs([(ParticleGibbs(counts, 16), ["x"]), (NUTS(counts), None)])
+        ...         dist.Bernoulli(0.5), lambda prev, t: dist.Bernoulli(jnp.where(prev == 1, stay, 1 - stay)), 3))
+        ...     numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 0.5), x), obs=y)
+        >>> kernel = Gibbs([(ParticleGibbs(regimes, 16), ["x"]), (NUTS(regimes), None)])
         >>> mcmc = MCMC(kernel, num_warmup=5, num_samples=5, progress_bar=False)
-        >>> mcmc.run(random.key(0), jnp.array([3, 2, 4]))
+        >>> mcmc.run(random.key(0), jnp.array([0.2, 1.4, 0.8]))
         >>> mcmc.get_samples()["x"].shape
         (5, 3)
     """

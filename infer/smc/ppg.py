@@ -94,11 +94,11 @@ class PPG(Gibbs):
 
     Examples:
         >>> from emberwalk.infer import PPG
-        >>> from emberwalk.models import stochastic_volatility
-        >>> kernel = PPG(stochastic_volatility, num_particles=8)
+        >>> from emberwalk.models import linear_gaussian
+        >>> kernel = PPG(linear_gaussian, num_particles=8)
         >>> mcmc = MCMC(kernel, num_warmup=5, num_samples=5, progress_bar=False)
         >>> mcmc.run(random.key(0), jnp.array([0.1, -0.4, 0.3, 1.2]))
-        >>> mcmc.get_samples()["h"].shape
+        >>> mcmc.get_samples()["x"].shape
         (5, 4)
     """
 

@@ -17,6 +17,8 @@ from emberwalk.infer.resume import resumable
 from tests.house import module_files
 from tests.infer.path_kernel import DAYS, DRAWS, SENTENCES, PathKernel, Y, quiet, run, schools
 
+pytestmark = pytest.mark.xdist_group("diagnostics")  # its runs are made once
+
 
 @pytest.fixture(scope="module")
 def nuts():

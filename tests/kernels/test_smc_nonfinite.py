@@ -66,7 +66,7 @@ def test_particle_whose_weight_is_no_number_is_an_impossible_particle(path_move,
 
 
 def test_filter_counts_weights_that_are_no_numbers():
-    bad = particle_filter(KEY, where_high(BASE.ssm, jnp.nan), NUM)
+    bad = jax.jit(lambda key: particle_filter(key, where_high(BASE.ssm, jnp.nan), NUM))(KEY)
     assert bad.num_nonfinite > 0
     assert jnp.isfinite(bad.log_evidence)
     assert (bad.cloud.log_weights < jnp.inf).all()  # false for NaN too
@@ -121,7 +121,7 @@ def test_step_keeps_the_types_of_the_state_in_float64(x64):
 
 
 def test_impossible_start_is_seen():
-    sweep = unconditional_sweep(KEY, at_stage(BASE.ssm, 1, -jnp.inf), NUM)
+    sweep = jax.jit(lambda key: unconditional_sweep(key, at_stage(BASE.ssm, 1, -jnp.inf), NUM))(KEY)
     np.testing.assert_array_equal(sweep.impossible, [False, True, False])
     assert sweep.log_evidence == -jnp.inf
 
@@ -139,10 +139,9 @@ def test_path_move_is_checked_early():
         particle_gibbs(BASE.ssm._replace(order=None), 8)
 
 
-@pytest.mark.parametrize("stage", [0, 2])
-@pytest.mark.parametrize("path_move", ["backward", "trace"])
-def test_state_that_is_no_number_has_no_weight_where_nothing_is_observed(path_move, stage):
-    """Log g of a missing observation is 0 whatever the state is."""
+@partial(jax.jit, static_argnames="path_move")
+def sweeps_that_lose_states(stage, path_move):
+    """50 sweeps of a model whose states above 0.5 at one stage are no numbers; there nothing is observed."""
 
     def sample(key, c, t):
         x = BASE.ssm.sample(key, c, t)
@@ -159,8 +158,15 @@ def test_state_that_is_no_number_has_no_weight_where_nothing_is_observed(path_mo
     blind = BASE.ssm._replace(
         init=init, init_loglik=lambda x: jnp.zeros(()), sample=sample, evaluate=evaluate
     )
-    keys = random.split(KEY, 50)
-    sweeps = jax.vmap(lambda key: conditional_sweep(key, blind, REFERENCE, NUM, path_move=path_move))(keys)
+    sweep = partial(conditional_sweep, ssm=blind, path=REFERENCE, num_particles=NUM, path_move=path_move)
+    return jax.vmap(sweep)(random.split(KEY, 50))
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("path_move", ["backward", "trace"])
+def test_state_that_is_no_number_has_no_weight_where_nothing_is_observed(path_move, stage):
+    """Log g of a missing observation is 0 whatever the state is."""
+    sweeps = sweeps_that_lose_states(stage, path_move)
     assert jnp.isfinite(sweeps.path.initial).all()
     assert jnp.isfinite(sweeps.path.latents).all()
     assert (sweeps.num_nonfinite > 0).mean() > 0.9
