@@ -305,21 +305,23 @@ class PPG(Gibbs):
         return self.interweave is not None and reason is None
 
     def _split_given(self, init_params, model_args, model_kwargs) -> tuple[SiteValues | None, SiteValues]:
-        """`init_params` as those of the inner kernel, unconstrained, and those of the path."""
+        """`init_params` as `Gibbs` hands them to the inner kernel, and those of the path.
+
+        A user gives parameters unconstrained, an enclosing `Gibbs` constrained prototypes; an HMC block takes
+        them unconstrained, any other constrained.
+        """
         if not init_params:
             return None, {}
         model = self.path_block._given_path or self.path_block.path
         path = {name: value for name, value in init_params.items() if name in model.sites}
         parameters = {name: value for name, value in init_params.items() if name not in model.sites}
-        if GIBBS_SITES_KWARG in model_kwargs:  # an enclosing Gibbs hands its blocks constrained prototypes
-            sites = (
-                OuterModel(conditioned(self._model), model_args, model_kwargs)
-                .run(assign_from(init_params))
-                .sites
-            )
-            parameters = {n: biject_to(sites[n]["fn"].support)._inverse(v) for n, v in parameters.items()}
-            path = {}
-        return parameters or None, path
+        enclosed, for_hmc = GIBBS_SITES_KWARG in model_kwargs, isinstance(self._plain_inner, HMC)
+        if enclosed == for_hmc and parameters:
+            outer = OuterModel(conditioned(self._model), model_args, model_kwargs)
+            sites = outer.run(assign_from(init_params if enclosed else {})).sites
+            maps = {name: biject_to(sites[name]["fn"].support) for name in parameters if name in sites}
+            parameters |= {n: (m._inverse if enclosed else m)(parameters[n]) for n, m in maps.items()}
+        return parameters or None, {} if enclosed else path
 
     def postprocess_fn(self, model_args, model_kwargs):
         """Constrained values, and deterministic sites. The model is run without its scan, or with the scan mapped
