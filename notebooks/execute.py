@@ -9,6 +9,8 @@ where the code lives. A test sees that the cells of both agree.
 """
 
 import argparse
+import base64
+import io
 import os
 import shutil
 from pathlib import Path
@@ -52,9 +54,23 @@ def execute(source: Path) -> Path:
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell.id = f"cell-{number}"
+        for output in cell.get("outputs", []):
+            figure = output.get("data", {}).get("image/png")
+            if figure:
+                output.data["image/png"] = with_few_colours(figure)
     target = source.with_suffix(".ipynb")
     nbformat.write(notebook, target)
     return target
+
+
+def with_few_colours(png: str) -> str:
+    """A figure (base64) with a palette of 128 colours: a third of the bytes, and no difference to see."""
+    from PIL import Image
+
+    figure = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    smaller = io.BytesIO()
+    figure.quantize(128, dither=Image.Dither.NONE).save(smaller, "PNG", optimize=True)
+    return base64.b64encode(smaller.getvalue()).decode() + "\n"
 
 
 def write_pages(folder: Path) -> None:

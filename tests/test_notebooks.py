@@ -1,13 +1,18 @@
 """Notebooks run, and what people read is what ran."""
 
+import base64
 import importlib.util
+import io
 import os
 import subprocess
 import sys
 
 import jupytext
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.house import ROOT
 
@@ -57,3 +62,22 @@ def test_a_planted_difference_is_seen():
     other = jupytext.reads("# %% [markdown]\n# # Title\n\n# %%\nx = 2\n", fmt="py:percent")
     assert execute.cells(one) == execute.cells(one)
     assert execute.cells(one) != execute.cells(other)
+
+
+def test_a_figure_with_few_colours_is_the_same_to_the_eye_and_smaller():
+    figure, ax = plt.subplots()
+    ax.fill_between(np.arange(50), np.arange(50.0), color="#1f7a8c", alpha=0.16)
+    ax.plot(np.cos(np.arange(50.0)), color="#d1603d", alpha=0.8)
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    plt.close(figure)
+    before = base64.b64encode(file.getvalue()).decode()
+    after = execute.with_few_colours(before)
+    assert len(after) < 0.7 * len(before)
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"), float)
+        for png in (before, after)
+    ]
+    difference = np.abs(pixels[1] - pixels[0])
+    assert difference.mean() < 0.5
+    assert difference.max() < 16

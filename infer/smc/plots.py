@@ -49,6 +49,8 @@ def plot_states(
             or a mapping that holds them under `site`, as `forecast` returns it.
         dates: what to write below the axis in place of the time steps, `(time,)`: datetime64, date
             objects, ISO strings, or numbers. Not needed where `to_datatree` had `coords={"time": dates}`.
+            With a `forecast` also `(time + horizon,)`, its own dates at the end (trading days, say);
+            without them it goes on in the median step, every calendar day where that is a day.
         ax: where to draw; None makes a figure.
 
     Returns:
@@ -68,8 +70,9 @@ def plot_states(
         'h given all data: median, 50 % and 90 % bands'
     """
     path = _path(_tree(x)["posterior"].to_dataset(), site)
-    times = _times(path["time"].values, dates)
     draws = _components(path.values, site)
+    ahead = None if forecast is None else _ahead(forecast, site, draws.shape[-1])
+    times, later = _times(path["time"].values, dates, 0 if ahead is None else ahead.shape[1])
     truth = None if truth is None else _as_path(truth, draws.shape[1:], "truth")
     ax = _new_axes(ax, "plot_states")
     for k in range(draws.shape[-1]):
@@ -77,8 +80,8 @@ def plot_states(
         _band(ax, times, draws[..., k], colour, label=_component_name(path, k))
         if truth is not None:
             ax.plot(times, truth[:, k], color=INK, lw=0, marker=".", ms=3, zorder=3)
-    if forecast is not None:
-        _draw_forecast(ax, times, draws, forecast, site)
+    if ahead is not None:
+        _draw_forecast(ax, times[-1], later, ahead)
     if draws.shape[-1] > 1:
         ax.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 0.98), fontsize="small")
     _title(ax, f"{site} given all data: median, 50 % and 90 % bands", _coverage(draws, truth))
@@ -229,11 +232,19 @@ def _as_path(values: Any, shape: tuple[int, ...], name: str) -> np.ndarray:
     return values
 
 
-def _times(times: np.ndarray, dates: Any) -> np.ndarray:
-    if dates is not None and len(dates) != len(times):
-        raise ValueError(f"dates has {len(dates)} entries, the path {len(times)} times.")
+def _times(times: np.ndarray, dates: Any, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Those of the path and those of a forecast, which goes on in the median step unless `dates` has them."""
+    length = len(times)
+    if dates is not None and len(dates) not in (length, length + horizon):
+        more = f" and the forecast {horizon}" if horizon else ""
+        raise ValueError(f"dates has {len(dates)} entries, the path {length} times{more}.")
     times = times if dates is None else np.asarray(dates)
-    return times.astype("datetime64[s]") if times.dtype.kind in "OU" else times  # date objects, ISO strings
+    times = times.astype("datetime64[s]") if times.dtype.kind in "OU" else times  # date objects, ISO strings
+    if horizon and len(times) == length:
+        # Not the last step, which is three days where the data end on a Monday.
+        step = np.sort(np.diff(times))[(length - 1) // 2]
+        times = np.concatenate([times, times[-1] + step * np.arange(1, horizon + 1)])
+    return times[:length], times[length:]
 
 
 def _time_name(time: Any) -> str:
@@ -248,20 +259,22 @@ def _band(ax: "Axes", times: np.ndarray, draws: np.ndarray, colour: str, label: 
     ax.plot(times, middle, color=colour, lw=1.3, label=label, drawstyle=step and f"steps-{step}")
 
 
-def _draw_forecast(ax: "Axes", times: np.ndarray, draws: np.ndarray, forecast: Any, site: str) -> None:
-    """Goes on from the last time in steps of the last, dashed, behind a thin line that says where."""
+def _ahead(forecast: Any, site: str, num_components: int) -> np.ndarray:
+    """(draws, horizon, component)."""
     ahead = np.asarray(forecast[site] if isinstance(forecast, Mapping) else forecast)
     ahead = ahead[..., None] if ahead.ndim == 2 else ahead
-    if ahead.ndim != 3 or ahead.shape[-1] != draws.shape[-1]:
-        raise ValueError(
-            f"forecast has the shape {ahead.shape}; (draws, horizon, {draws.shape[-1]}) goes on."
-        )
-    later = times[-1] + (times[-1] - times[-2]) * np.arange(1, ahead.shape[1] + 1)
+    if ahead.ndim != 3 or ahead.shape[-1] != num_components:
+        raise ValueError(f"forecast has the shape {ahead.shape}; (draws, horizon, {num_components}) goes on.")
+    return ahead
+
+
+def _draw_forecast(ax: "Axes", last: Any, later: np.ndarray, ahead: np.ndarray) -> None:
+    """Goes on from the last time, behind a thin line that says where."""
     for k in range(ahead.shape[-1]):
         _band(ax, later, ahead[..., k], GREY if ahead.shape[-1] == 1 else COMPONENTS[k])
-    ax.axvline(times[-1], color=INK, lw=0.6)
+    ax.axvline(last, color=INK, lw=0.6)
     above = ax.get_xaxis_transform()  # time across, fraction of the axes up
-    ax.text(times[-1], 0.99, " forecast", transform=above, va="top", color=GREY, fontsize="small")
+    ax.text(last, 0.99, " forecast", transform=above, va="top", color=GREY, fontsize="small")
 
 
 def _coverage(draws: np.ndarray, truth: np.ndarray | None) -> str:

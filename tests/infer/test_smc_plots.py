@@ -125,6 +125,19 @@ def test_a_forecast_goes_on_after_the_last_time(dates, named):
     assert "forecast" in words(ax)
 
 
+def test_a_forecast_stands_at_its_own_dates_where_they_are_given():
+    both = np.busday_offset("2016-06-01", np.arange(T + 5))
+    ax = plot_states(tree(), "h", dates=both, forecast=RNG.normal(size=(400, 5)))
+    np.testing.assert_array_equal(date2num(ax.lines[0].get_xdata()), date2num(both[:T]))
+    np.testing.assert_array_equal(date2num(ax.lines[1].get_xdata()), date2num(both[T:]))
+
+
+def test_a_forecast_from_a_monday_goes_on_by_days():
+    weekdays = np.busday_offset("2016-06-06", np.arange(1 - T, 1))  # a Monday is the last
+    later = plot_states(tree(), "h", dates=weekdays, forecast=RNG.normal(size=(400, 5))).lines[1].get_xdata()
+    np.testing.assert_array_equal(date2num(later), date2num(weekdays[-1] + np.arange(1, 6)))
+
+
 def test_a_site_with_units_says_them():
     data = tree()
     data["posterior"]["h"].attrs["units"] = "log variance"
@@ -138,9 +151,10 @@ def test_a_site_with_units_says_them():
         ("absent", {}, "'absent' is no path"),
         ("h", {"truth": np.zeros(4)}, r"truth has the shape \(4, 1\), the path \(30, 1\)"),
         ("h", {"dates": DAYS[:3]}, "dates has 3 entries, the path 30 times"),
+        ("h", {"dates": DAYS[:3], "forecast": PATH[0, :, :5]}, "the path 30 times and the forecast 5"),
         ("s", {"forecast": np.zeros((9, 5))}, r"forecast has the shape \(9, 5, 1\); \(draws, horizon, 2\)"),
     ],
-    ids=["scalar", "absent", "truth", "dates", "forecast"],
+    ids=["scalar", "absent", "truth", "dates", "forecast dates", "forecast"],
 )
 def test_what_does_not_fit_a_path_is_refused(site, options, message):
     with pytest.raises(ValueError, match=message):
