@@ -15,7 +15,7 @@ to first order.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,7 +95,7 @@ def score_of_sweeps(
 
     def measure(path: Path, key):
         moved = sweep(key, path, functional)
-        score = path_score(model, theta, moved.path) if functional is None else moved.statistic
+        score: Any = path_score(model, theta, moved.path) if functional is None else moved.statistic
         # a path that theta has made impossible stays, and its score means nothing
         score = jnp.where(moved.impossible.any(), jnp.nan, jnp.asarray(score))
         return moved.path, (score, moved.log_evidence, moved.num_nonfinite)

@@ -40,7 +40,8 @@ class ScoreAscent(Ascent):
         optim: an optax optimiser, or one that `SVI` takes; it steps in unconstrained coordinates.
             `optax.adam(0.02)` finds the neighbourhood of the optimum in a few hundred steps, and the
             mean of the last iterates has little of its noise. Steps that decrease to nothing
-            (`optax.adam(optax.exponential_decay(0.05, 100, 0.5))`) make the rest vanish.
+            (`optax.adam(optax.exponential_decay(0.05, 100, 0.5))`) make the rest vanish; those of `optax.sgd`
+            must sum to ten times the variance of every coordinate, or the start is remembered.
         num_particles: N >= 2. 16 to 64 for states of one or two dimensions: N decides the noise of a
             step more than its bias.
         objective: "mle" learns `numpyro.param` sites; "map" learns the latent sample sites outside
