@@ -76,10 +76,12 @@ def min_ess(draws: Mapping[str, Array]) -> float:
 def r_hats(draws: Float[Array, "draws chains sites"]) -> Float[np.ndarray, "sites"]:
     """R-hat of ranks of each site; of one that no chain moves: 1 where they agree, infinite where not."""
     draws = np.asarray(draws, float)
-    apart = np.ptp(draws, axis=(0, 1)) > 0
+    differ = np.ptp(draws, axis=(0, 1)) > 0
+    stuck = np.ptp(draws, axis=0).max(0) == 0
     with np.errstate(all="ignore"):
-        found = array_stats.rhat(draws, **_AXES)
-    return np.where(apart, np.where(np.isnan(found), np.inf, found), 1.0)
+        ranks, values = (array_stats.rhat(draws, method=method, **_AXES) for method in ("rank", "split"))
+    found = np.where(np.isnan(ranks), values, ranks)  # distances of 0 and 1 from .5 have no ranks
+    return np.where(differ, np.where(stuck, np.inf, found), 1.0)
 
 
 def rate_row(name: str, timing: Timing, what: str = "min ESS") -> Row:
