@@ -121,7 +121,7 @@ def plot_update_rate(x: Any, *, ax: "Axes | None" = None) -> "Axes":
     ax = _new_axes(ax, "plot_update_rate")
     ax.axhspan(GOOD, 1.0, color=TEAL, alpha=0.08, lw=0)
     ax.axhspan(0.0, POOR, color=EMBER, alpha=0.12, lw=0)
-    _note(ax, 0.985, "enough particles", TEAL, "top")
+    _note(ax, GOOD + 0.015, "enough particles", TEAL, "bottom")
     _note(ax, 0.02, "too few particles", EMBER, "bottom")
     _chains(ax, times, rate.values)
     at, low = _lowest(rate)
