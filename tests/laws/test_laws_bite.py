@@ -217,7 +217,11 @@ def test_a_law_asks_for_a_clear_refusal():
 def test_smc_ppg_planted_path_that_is_not_made_anew_moves_exact_draws(monkeypatch):
     """The innovations move keeps the path of before: theta is then that of another noise."""
     right = ppg.interweave
-    monkeypatch.setattr(ppg, "interweave", lambda *args: right(*args)._replace(path=args[-1]))
+
+    def path_of_before(*args, **options):
+        return right(*args, **options)._replace(path=args[-1])
+
+    monkeypatch.setattr(ppg, "interweave", path_of_before)
     (case,) = (case for case in CASES if case.name == "smc-ppg")
     exact = move_exact_draws(replace(case, replicas=2 * case.replicas), replace(case.alone))
     assert_caught(z_scores(np.asarray(exact.after, np.float64) - np.asarray(exact.before), 0.0))
