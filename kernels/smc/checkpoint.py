@@ -5,8 +5,9 @@
                 and used                                                                          (1)
 
 S = ceil(sqrt(T)), R = T - K S in 2, ..., S + 1. The stages made again have the same keys,
-`fold_in(key, t)`, so that they are the same stages and the draws those of a sweep stored whole, bit for
-bit (R = 1 would not do: XLA unrolls a loop over one stage, and rounds it its own way). This is the
+`fold_in(key, t)`, so that clouds and draws are those of a sweep stored whole, bit for bit (R = 1 would
+not do: XLA unrolls a loop over one stage, and rounds it its own way). Statistics of the weights are
+made for a segment at once and not for all T: the last digit of their sums may be another. This is the
 checkpointing of reverse-mode differentiation (Griewank 1992) with one level: at most twice the work
 forwards, the same work backwards.
 """

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax, random
+from jax import random
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from .backward import sample_path, trace_path
@@ -79,9 +79,10 @@ def conditional_sweep(
         paris: "imh" or "dense" backward averages; "auto" takes the faster.
         num_backward: backward draws a particle of "imh".
         checkpoint: True keeps every sqrt(T)-th cloud and makes the others again when the path is
-            drawn (`checkpoint.py`): the same draws, O(N sqrt(T)) memory, up to twice the time. False
-            stores T N particles. "auto" is True from 256 MiB on, of this chain alone: with many chains
-            under `vmap` it is for the caller to say True.
+            drawn (`checkpoint.py`): the same draws bit for bit (`ess` and `log_evidence` to rounding),
+            O(N sqrt(T)) memory, up to twice the time. False stores T N particles. "auto" is True from
+            256 MiB on, of this chain alone: with many chains under `vmap` it is for the caller to say
+            True.
 
     Raises:
         ValueError: for a functional of a model whose order is not 1, an unknown `paris` or
@@ -157,8 +158,6 @@ def _sweep(
     else:
         history, stats = forward_sweep(key_forward, ssm, first, path)
         statistic = None if smooth is None else smoothed(key_smooth, smooth, first, history)
-    # or XLA sums over stages in the pieces that they were made in, and rounds as those fall
-    stats = lax.optimization_barrier(stats)
     backward = path_move == "backward"
     choice = sample_path(key_path, ssm, history) if backward else trace_path(key_path, history)
     # where the filter itself broke down, what comes after it is no news

@@ -57,7 +57,12 @@ EVERY = [
 
 
 def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    """Equal bit for bit, but for sums over a stage's weights, whose order is XLA's to choose."""
+    for sweep, same in zip(one, other, strict=True):
+        np.testing.assert_allclose(sweep.ess, same.ess, rtol=2e-6)
+        np.testing.assert_allclose(sweep.log_evidence, same.log_evidence, rtol=2e-6)
+        drawn, drawn_again = (kind._replace(ess=None, log_evidence=None) for kind in (sweep, same))
+        jax.tree.map(np.testing.assert_array_equal, drawn, drawn_again)
 
 
 @pytest.mark.parametrize(("ssm", "options"), EVERY)
