@@ -175,7 +175,7 @@ def emission_log_prob(site: dict, x: Array, t: Array) -> Float[Array, ""]:
     law = emission.fn(x, t)
     if mask is not True:
         law = law.mask(jnp.broadcast_to(mask, emission.batch_shape)[t])
-    log_prob = jnp.sum(law.log_prob(site["value"][t]))
+    log_prob = jnp.sum(law.log_prob(jnp.asarray(site["value"])[t]))
     scale = site["scale"]
     if scale is None:
         return log_prob

@@ -89,7 +89,7 @@ def chains(request) -> Chains:
         kernel, num_warmup=11, num_samples=1, num_chains=8000, chain_method="vectorized", progress_bar=False
     )
     with optimised():
-        mcmc.run(random.key(0), jnp.asarray(Y))
+        mcmc.run(random.key(0), np.asarray(Y, np.float32))  # as a user has them
     return Chains(mcmc, request.param)
 
 
