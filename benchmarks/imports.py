@@ -1,5 +1,6 @@
 """What `import emberwalk.infer` costs beside `import numpyro`: CPU time of fresh processes, in turn."""
 
+import os
 import sys
 from functools import partial
 
@@ -21,6 +22,9 @@ def importing(module: str) -> Clocked:
 
 def main() -> list[Row]:
     """One row: the ratio of the CPU times."""
+    os.environ.pop(
+        "PYTHONDONTWRITEBYTECODE", None
+    )  # nobody who is told to keep no bytecode asks how long it takes
     modules = ("emberwalk.infer", "numpyro")
     times = alternate({module: partial(importing, module) for module in modules}, repeats=PAIRS)
     ours, numpyro = times["emberwalk.infer"], times["numpyro"]
