@@ -36,7 +36,6 @@ test-nightly: $(READY)
 
 # One file: make bench ONLY=smc
 bench: $(READY)
-	@$(UV) sync -q --inexact --extra dev --extra bench
 	@$(PY) benchmarks/run.py $(ONLY)
 
 # Not quiet: with -q, mkdocs drops its warnings before --strict counts them.

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
 from numpyro.optim import Minimize, _NumPyroOptim, optax_to_numpyro
 
+from ...kernels.smc.types import check_count
 from ..contract import identity_of, strongly_typed
 from .path_model import SiteValues
 
@@ -256,12 +257,6 @@ def _as_numpyro_optim(optim: Any) -> _NumPyroOptim:
         "optim must be an optax optimiser or one of numpyro.optim that takes a gradient a step, such as "
         f"optax.adam(0.01), got {type(optim).__name__}."
     )
-
-
-def check_count(argument: str, value: Any, least: int) -> None:
-    """Refuse what is no whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{argument} must be a whole number of at least {least}, got {value!r}.")
 
 
 def check_model(model: Any) -> Callable[..., Any]:

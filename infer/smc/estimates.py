@@ -58,15 +58,23 @@ def ppg_estimates(mcmc: Any) -> dict[str, FunctionalEstimate]:
         ()
     """
     fields = mcmc.get_extra_fields(group_by_chain=True)
-    found = next((name for name in fields if name.split(".")[-1] == "functionals"), "functionals")
-    of_paths = f"{found.removesuffix('functionals')}path_functionals"
-    if not fields.get(found) or not fields.get(of_paths):
+    estimates = _estimates(fields)
+    if not estimates:
         raise ValueError(
             f'No functionals were collected, only {sorted(fields)}. Run PPG(model, functionals={{"name": h}}); '
             "with extra_fields of your own, name functionals and path_functionals too."
         )
+    return estimates
+
+
+def _estimates(fields: dict[str, Any]) -> dict[str, Any]:
+    """Of the functionals among the fields of a run or of one of its blocks; empty if none were collected."""
+    found = next((name for name in fields if name.split(".")[-1] == "functionals"), "functionals")
+    of_paths = f"{found.removesuffix('functionals')}path_functionals"
+    if of_paths not in fields:
+        return {}
     return {
-        name: jax.tree.map(_estimate, fields[found][name], fields[of_paths][name]) for name in fields[found]
+        name: jax.tree.map(_estimate, tree, fields[of_paths][name]) for name, tree in fields[found].items()
     }
 
 
@@ -85,20 +93,22 @@ def _mean(values: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         return values.mean((0, 1)), np.std(values, (0, 1), ddof=1) / np.sqrt(ess), ess
 
 
+def _is_estimate(node: Any) -> bool:
+    return isinstance(node, FunctionalEstimate)
+
+
 def estimate_groups(mcmc: Any) -> "dict[str, xr.Dataset]":
     """Group `functional_estimates` of `to_datatree`: one variable a functional, axis `estimate` first."""
     import xarray as xr
 
-    try:
-        estimates = ppg_estimates(mcmc)
-    except ValueError:  # not collected
-        return {}
+    estimates = _estimates(mcmc.get_extra_fields(group_by_chain=True))
     data = {}
     for name, tree in estimates.items():
-        is_estimate = lambda node: isinstance(node, FunctionalEstimate)  # noqa: E731
-        for path, one in jax.tree_util.tree_leaves_with_path(tree, is_leaf=is_estimate):
+        for path, one in jax.tree_util.tree_leaves_with_path(tree, is_leaf=_is_estimate):
             leaf = ".".join(filter(None, (name, jax.tree_util.keystr(path, simple=True, separator="."))))
             values = np.stack(one)
             dims = ("estimate", *(f"{leaf}_dim_{k}" for k in range(values.ndim - 1)))
             data[leaf] = (dims, values)
+    if not data:
+        return {}
     return {"functional_estimates": xr.Dataset(data, coords={"estimate": list(FunctionalEstimate._fields)})}

@@ -26,7 +26,6 @@ from .capture import OuterModel, Sites, latent_sites, run_body
 from .path_model import PathModel, SiteValues
 from .scan_model import ScanModel
 from .structure import find_path_model
-from .time_parallel import TimeParallel
 
 OBJECTIVES = ("mle", "map")
 
@@ -71,8 +70,7 @@ class ParametricModel:
         """log p(x_{0:T}, y; theta), priors in constrained space; all times at once where the order is 1."""
         model = handlers.seed(self.at(theta).model, jax.random.key(0))
         given = handlers.substitute(model, data=self.path.values_of(path))
-        if isinstance(self.path, ScanModel) and self.path.order == 1:
-            given = TimeParallel(given, latents=self.path.time_sites, stochastic=self.path.stochastic)
+        given = self.path.over_all_times(given)
         return jnp.asarray(log_density(given, self.outer.args, self.outer.kwargs, {})[0])
 
 

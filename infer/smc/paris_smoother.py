@@ -18,7 +18,7 @@ from numpyro.infer.initialization import init_to_sample
 
 from ...kernels.smc import online_paris
 from ...kernels.smc.paris import Paris
-from ...kernels.smc.particle_gibbs import check_num_particles
+from ...kernels.smc.types import check_count
 from .capture import OuterModel, latent_sites
 from .functionals import Term, check_functionals, functional_of
 from .observations import check_observed
@@ -87,7 +87,7 @@ def paris_smoother(
     """
     import equinox as eqx
 
-    check_num_particles(num_particles)
+    check_count("num_particles", num_particles, 2)
     functionals = check_functionals(functionals)
     if not functionals:
         raise ValueError(

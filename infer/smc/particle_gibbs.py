@@ -15,7 +15,7 @@ from ...kernels.smc import SSM, Paris, PathMove, SweepResult, conditional_sweep,
 from ...kernels.smc.checkpoint import Checkpoint, check_checkpoint
 from ...kernels.smc.conditional import PATH_MOVES
 from ...kernels.smc.paris import check_paris
-from ...kernels.smc.particle_gibbs import check_num_particles
+from ...kernels.smc.types import check_count
 from ..contract import ChainKernel
 from .capture import OuterModel
 from .estimates import estimate_groups
@@ -134,7 +134,7 @@ class ParticleGibbs(ChainKernel):
         super().__init__()
         if not callable(model):
             raise TypeError(f"model must be callable, got {type(model).__name__}.")
-        check_num_particles(num_particles)
+        check_count("num_particles", num_particles, 2)
         if path_move not in PATH_MOVES:
             raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
         check_paris(paris, num_backward)

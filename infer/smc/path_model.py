@@ -91,6 +91,10 @@ class PathModel(ABC):
         """The path sites with a time axis."""
         return tuple(name for name in self.sites if name not in self.init_sites)
 
+    def over_all_times(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """A NumPyro model with its path given, all times of it at once where that can be had."""
+        return fn
+
     @abstractmethod
     def ssm(self, outer: OuterModel) -> SSM:
         """The state-space model; every latent of `outer` but the path is conditioned."""

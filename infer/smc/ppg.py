@@ -26,6 +26,7 @@ from numpyro.util import identity
 
 from ...kernels.smc import Paris, PathMove, innovations_hmc
 from ...kernels.smc.checkpoint import Checkpoint
+from ...kernels.smc.types import check_count
 from ..contract import ModelKernel, Start, chain_axes, first_chain, holds_tracers, start_again, vectorized
 from .capture import OuterModel
 from .estimates import estimate_groups
@@ -40,9 +41,7 @@ from .ppg_state import Interweaving, PPGState
 from .proposal import Proposal
 from .replay import replay
 from .report import path_dims, path_groups, path_warnings
-from .scan_model import ScanModel
 from .structure import find_path_model
-from .time_parallel import TimeParallel
 
 _log = logging.getLogger(__name__)
 _INTERWEAVE = ("auto", "joint", "theta", None)
@@ -124,14 +123,7 @@ class PPG(Gibbs):
     ):
         if interweave not in _INTERWEAVE:
             raise ValueError(f"interweave must be one of {_INTERWEAVE}, got {interweave!r}.")
-        if (
-            isinstance(interweave_steps, bool)
-            or not isinstance(interweave_steps, int)
-            or interweave_steps < 1
-        ):
-            raise ValueError(
-                f"interweave_steps must be a whole number of at least 1, got {interweave_steps!r}."
-            )
+        check_count("interweave_steps", interweave_steps, 1)
         block = ParticleGibbs(
             model, num_particles, sites=sites, init_sites=init_sites, path_move=path_move,
             paris=paris, num_backward=num_backward, functionals=functionals, proposal=proposal, checkpoint=checkpoint,
@@ -240,12 +232,9 @@ class PPG(Gibbs):
         """c_T of a draw, at its own parameters: the sweep made its carries at those before."""
         block, inner = blocks
         constrained = self._kernels[1].get_constrain_fn(model_args, model_kwargs)(inner.z)
-        model, outer = (
-            self.path_block.path,
-            OuterModel(conditioned(self._model), model_args, dict(model_kwargs)),
-        )
-        at_parameters = outer._replace(kwargs=with_conditioning(outer.kwargs, constrained))
-        return model.last_carry(model.ssm(at_parameters), model.path_of(block.z))
+        at_parameters = with_conditioning(dict(model_kwargs), constrained)
+        model, outer = self.path_block.path, OuterModel(conditioned(self._model), model_args, at_parameters)
+        return model.last_carry(model.ssm(outer), model.path_of(block.z))
 
     def _interweave(self, key: Array, state: PPGState, model_args, model_kwargs) -> PPGState:
         """Move 3; it writes the path and the parameters into their blocks. The gradient that the inner kernel
@@ -279,11 +268,7 @@ class PPG(Gibbs):
         block._given_path = model
         self._specs = (model.sites, None)
         self._has_param = outer.has_param()
-        inner = self._plain_inner
-        if isinstance(model, ScanModel) and model.order == 1:
-            wrapper = partial(TimeParallel, latents=model.time_sites, stochastic=model.stochastic)
-            inner = inner.wrap_model(wrapper)
-        self._kernels = (block, inner)
+        self._kernels = (block, self._plain_inner.wrap_model(model.over_all_times))
 
     def _wants_interweaving(self, inner_state: Any) -> bool:
         """Whether the innovations move is made; said once at INFO where "auto" leaves it out."""

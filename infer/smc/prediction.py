@@ -18,6 +18,7 @@ from jaxtyping import Array, Key, PyTree
 from numpyro import handlers
 
 from ...kernels.smc.innovations import carries
+from ...kernels.smc.types import check_count
 from ..blocks import all_blocks, check_begun
 from .capture import OuterModel
 from .dataflow import dependence, rows_of
@@ -60,8 +61,7 @@ def forecast(
         >>> {site: draws.shape for site, draws in forecast(mcmc, random.key(1), horizon=20).items()}
         {'h': (5, 20), 'y': (5, 20)}
     """
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
-        raise ValueError(f"horizon must be a whole number of at least 1, got {horizon!r}.")
+    check_count("horizon", horizon, 1)
     model, outer = _fitted(mcmc)
     draws = _some_draws(mcmc, model, num_draws)
     inputs = _future_inputs(model, outer, draws, horizon, xs)

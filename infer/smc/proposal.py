@@ -35,9 +35,14 @@ def guided(ssm: SSM, proposal: Proposal, model: PathModel, outer: OuterModel) ->
     structure = jax.tree.structure(one_latent(ssm))
 
     def laws(carry, t):
-        given = proposal(carry, t - 1 + model.offset)
-        _check(given, model.transition_laws(outer, carry, t), {n: jnp.shape(x) for n, x in shapes.items()})
-        return given
+        return proposal(carry, t - 1 + model.offset)
+
+    def check(key):
+        carry, t = ssm.init_carry(ssm.init(key)), jnp.array(1)
+        own = model.transition_laws(outer, carry, t)
+        _check(laws(carry, t), own, {name: jnp.shape(x) for name, x in shapes.items()})
+
+    jax.eval_shape(check, random.key(0))
 
     def sample(key, carry, t):
         given = laws(carry, t)

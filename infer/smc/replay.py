@@ -10,7 +10,6 @@ from numpyro import handlers
 from .capture import OuterModel, Sites
 from .path_model import PathModel, SiteValues, assign_from
 from .scan_model import ScanModel
-from .time_parallel import TimeParallel
 
 
 def replay(model: PathModel, outer: OuterModel, values: SiteValues) -> Sites:
@@ -18,6 +17,4 @@ def replay(model: PathModel, outer: OuterModel, values: SiteValues) -> Sites:
     if not (isinstance(model, ScanModel) and model.replay):
         return outer.run(assign_from(values)).sites
     given = handlers.substitute(handlers.seed(outer.model, jax.random.key(0)), data=values)
-    if model.order == 1:
-        given = TimeParallel(given, latents=model.time_sites, stochastic=model.stochastic)
-    return handlers.trace(given).get_trace(*outer.args, **outer.kwargs)
+    return handlers.trace(model.over_all_times(given)).get_trace(*outer.args, **outer.kwargs)

@@ -7,6 +7,7 @@ Sites outside the scan that depend on x_0 make g_0. Where everything stands is f
 the model itself (`structure.py`), never by names.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from .capture import (
 )
 from .location_scale import noise_map, required_noise_map, unconstrained_map
 from .path_model import Opened, PathModel, Simulate, Simulated, SiteValues, assign_from, check_length
+from .time_parallel import TimeParallel
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,12 @@ class ScanModel(PathModel):
     def has_continuous(self) -> bool:  # type: ignore[override]
         """See `PathModel`."""
         return bool(set(self.time_sites) - self.discrete)
+
+    def over_all_times(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """See `PathModel`."""
+        if self.order != 1:
+            return fn
+        return TimeParallel(fn, latents=self.time_sites, stochastic=self.stochastic)
 
     def ssm(self, outer: OuterModel) -> SSM:
         """See `PathModel`."""

@@ -17,8 +17,8 @@ from jaxtyping import Array
 
 from ...kernels.smc import Path, SweepResult, unconditional_sweep
 from ...kernels.smc.paris import PARIS, Paris
-from ...kernels.smc.particle_gibbs import check_num_particles
-from .ascent import Ascent, Bound, Step, check_count, check_model
+from ...kernels.smc.types import check_count
+from .ascent import Ascent, Bound, Step, check_model
 from .capture import OuterModel
 from .parameters import OBJECTIVES, ParametricModel, find_parameters
 from .particle_gibbs import sweep_with_more
@@ -92,7 +92,7 @@ class ScoreAscent(Ascent):
         paris: Paris = "auto",
         num_backward: int = 2,
     ):
-        check_num_particles(num_particles)
+        check_count("num_particles", num_particles, 2)
         for argument, value, allowed in (
             ("objective", objective, OBJECTIVES), ("score", score, SCORES), ("paris", paris, PARIS)
         ):  # fmt: skip

@@ -22,8 +22,9 @@ from numpyro.infer import autoguide
 from numpyro.infer.mcmc import MCMCKernel
 from numpyro.infer.util import log_density
 
+from ...kernels.smc.types import check_count
 from ..contract import strongly_typed
-from .ascent import Ascent, Bound, Step, check_count, check_model
+from .ascent import Ascent, Bound, Step, check_model
 from .capture import latent_sites
 from .parameters import bijection
 from .path_model import SiteValues

@@ -18,8 +18,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .forward import StageStats, next_stage, start_sweep
 from .paris import Compensated, Functional, Paris, estimate, plus, smoother
-from .particle_gibbs import check_num_particles
-from .types import SSM, Cloud, Latents
+from .types import SSM, Cloud, Latents, check_count
 
 _BACKWARD = 2**31 - 1  # no counter of a draw: the key of the backward draws, apart from those of the stage
 
@@ -94,7 +93,7 @@ def online_paris(
         >>> smoother.estimate(state).shape
         ()
     """
-    check_num_particles(num_particles)
+    check_count("num_particles", num_particles, 2)
     smooth = smoother(ssm, functional, num_particles, paris, num_backward)
 
     def init(key: Key[Array, ""]) -> OnlineState:

@@ -32,7 +32,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from .forward import History, Stages, Start
 from .resampling import inverse_cdf, relative_weights, safe_log_weights
-from .types import SSM, Carry, Cloud, Latents, Path, take
+from .types import SSM, Carry, Cloud, Latents, Path, check_count, take
 
 type Paris = Literal["auto", "imh", "dense"]
 PARIS = ("auto", "imh", "dense")
@@ -122,8 +122,7 @@ def check_paris(paris: str, num_backward: int) -> None:
     """Refuse values that mean nothing."""
     if paris not in PARIS:
         raise ValueError(f"paris must be one of {PARIS}, got {paris!r}.")
-    if isinstance(num_backward, bool) or not isinstance(num_backward, int) or num_backward < 1:
-        raise ValueError(f"num_backward must be a whole number of at least 1, got {num_backward!r}.")
+    check_count("num_backward", num_backward, 1)
 
 
 def check_smoothable(ssm: SSM, paris: Paris) -> None:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from .conditional import PATH_MOVES, PathMove, SweepResult, conditional_sweep, unconditional_sweep
-from .types import SSM, Path
+from .types import SSM, Path, check_count
 
 
 class PathState(NamedTuple):
@@ -67,7 +67,7 @@ def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backw
         >>> state = kernel.init(random.key(0))
         >>> state, info = kernel.step(random.key(1), state)
     """
-    check_num_particles(num_particles)
+    check_count("num_particles", num_particles, 2)
     if path_move not in PATH_MOVES:
         raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
     if path_move == "backward" and ssm.order is None:
@@ -85,9 +85,3 @@ def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backw
         return PathState(sweep.path, state.num_nonfinite + sweep.num_nonfinite), PathInfo(sweep, rate)
 
     return ParticleGibbsKernel(init, step)
-
-
-def check_num_particles(num_particles: int) -> None:
-    """Refuse an N that is no whole number above 1."""
-    if isinstance(num_particles, bool) or not isinstance(num_particles, int) or num_particles < 2:
-        raise ValueError(f"num_particles must be a whole number of at least 2, got {num_particles!r}.")

@@ -9,7 +9,7 @@ vmap these functions over particles; nothing here is batched.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -119,6 +119,12 @@ class Cloud(NamedTuple):
     latents: Latents
     carry: Carry
     log_weights: Float[Array, "N"]
+
+
+def check_count(argument: str, value: Any, least: int) -> None:
+    """Refuse what is no whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{argument} must be a whole number of at least {least}, got {value!r}.")
 
 
 def take(tree: PyTree[Array], index: int | Int[Array, "..."]) -> PyTree[Array]:

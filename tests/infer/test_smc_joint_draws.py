@@ -21,8 +21,9 @@ from numpyro.infer import NUTS
 from scipy.stats import chi2
 
 from emberwalk.infer import PPG
+from emberwalk.infer.smc import interweave
 from emberwalk.models import poisson_counts, regime_switching, stochastic_volatility
-from tests.statistics import assert_exact, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, replicas, z_scores
 
 LENGTH = 6
 
@@ -117,9 +118,8 @@ class Chain:
         }
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("joint", JOINTS.values(), ids=JOINTS)
-def test_smc_joint_law_of_parameters_path_and_data_stays_the_prior(joint):
+def z_of_changes(joint: Joint, count: int) -> np.ndarray:
+    """z of what 20 rounds of equation (1) change in the means of the statistics, from draws of the prior."""
     chain = Chain(joint)
 
     def replica(key):
@@ -135,8 +135,26 @@ def test_smc_joint_law_of_parameters_path_and_data_stays_the_prior(joint):
         after = jax.lax.scan(step, latents, random.split(key_moves, 20))[0]
         return joint.statistics(after, chain.data(key_data, after)) - before
 
-    differences = replicas(replica, random.key(3), 20_000)
-    assert_exact(z_scores(differences, np.zeros(differences.shape[1])))
+    changes = replicas(replica, random.key(3), count)
+    return z_scores(changes, np.zeros(changes.shape[1]))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("joint", JOINTS.values(), ids=JOINTS)
+def test_smc_joint_law_of_parameters_path_and_data_stays_the_prior(joint):
+    assert_exact(z_of_changes(joint, 20_000))
+
+
+@pytest.mark.nightly
+def test_smc_joint_law_planted_density_of_the_noise_without_its_scale(monkeypatch):
+    right = interweave.from_noise
+
+    def without_scale(*args):
+        path, before, log_scale = right(*args)
+        return path, before, 0 * log_scale
+
+    monkeypatch.setattr(interweave, "from_noise", without_scale)
+    assert_caught(z_of_changes(JOINTS["volatility"], 4000))
 
 
 @pytest.mark.nightly

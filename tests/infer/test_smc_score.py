@@ -286,7 +286,7 @@ def optima(ascent: ScoreAscent, num_steps: int, num: int, length: int) -> NDArra
         return np.asarray(jax.vmap(one)(random.split(random.key(0), num)), np.float64)
 
 
-def within_three_errors(found: NDArray[np.float64], exact: NDArray[np.float64]) -> None:
+def assert_within_three_errors(found: NDArray[np.float64], exact: NDArray[np.float64]) -> None:
     z = z_scores(found, exact)
     assert np.abs(z).max() < 3, f"z = {z}, optima {found.mean(0)} with errors {mcse(found)}, exact {exact}"
 
@@ -298,7 +298,7 @@ def decreasing(first: float) -> optax.GradientTransformation:
 
 def test_smc_score_ascent_finds_the_optimum_of_the_kalman_filter():
     found = optima(ScoreAscent(linear, decreasing(0.02), 16), 400, 16, 100)
-    within_three_errors(found, kalman_optimum(100))
+    assert_within_three_errors(found, kalman_optimum(100))
 
 
 @NIGHTLY
@@ -307,7 +307,9 @@ def test_smc_score_ascent_finds_the_optimum_of_500_observations(score):
     exact = kalman_optimum(500)
     np.testing.assert_allclose(exact, [0.896776, 0.970180], atol=2e-6)
     assert kalman_log_likelihood(linear_gaussian_data(500), *exact) == pytest.approx(-918.675869, abs=1e-6)
-    within_three_errors(optima(ScoreAscent(linear, decreasing(0.004), 32, score=score), 800, 16, 500), exact)
+    assert_within_three_errors(
+        optima(ScoreAscent(linear, decreasing(0.004), 32, score=score), 800, 16, 500), exact
+    )
 
 
 def log_prior(phi: float, sx: float) -> float:
@@ -320,12 +322,12 @@ def test_smc_score_ascent_finds_the_mode_in_constrained_space():
     exact = kalman_optimum(500, log_prior)
     np.testing.assert_allclose(exact, [0.897278, 0.966539], atol=2e-6)
     ascent = ScoreAscent(linear_with_priors, decreasing(0.004), 32, objective="map")
-    within_three_errors(optima(ascent, 800, 16, 500), exact)
+    assert_within_three_errors(optima(ascent, 800, 16, 500), exact)
 
 
 @NIGHTLY
 def test_smc_score_ascent_knows_the_mode_from_the_maximum_of_the_likelihood():
     ascent = ScoreAscent(linear_with_priors, decreasing(0.05), 16, objective="map", num_sweeps=3, burn_in=1)
     found = optima(ascent, 800, 32, 20)
-    within_three_errors(found, kalman_optimum(20, log_prior))
+    assert_within_three_errors(found, kalman_optimum(20, log_prior))
     assert_caught(z_scores(found, kalman_optimum(20)))
