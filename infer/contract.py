@@ -27,6 +27,11 @@ type InitOne = Callable[[Array, Any, tuple, dict[str, Any]], Any]
 type SampleOne = Callable[[Any, tuple, dict[str, Any] | None], Any]
 
 
+def num_chains_of(rng_key: Array) -> int:
+    """Chains that start together: one, or as many as there are keys in a batch."""
+    return 1 if is_prng_key(rng_key) else len(rng_key)
+
+
 def chain_axes(state_class: type, shared_fields: tuple[str, ...]) -> Any:
     """vmap axes of a batch of states: the shared fields are one for all chains.
 

@@ -48,3 +48,14 @@ def switching_data(length: int = 80) -> NDArray[np.float64]:
         x = (0.9 * x if t else 0.0) + sigma[s] * e[t]
         y[t] = x + 0.5 * w[t]
     return y
+
+
+def kalman_log_likelihood(y: NDArray[np.float64], phi, sx, sy=1.0):
+    """log p(y; phi, sx, sy) of the linear Gaussian model in float64; parameters may be arrays of one shape."""
+    mean, variance, total = 0.0, sx**2 / (1 - phi**2), 0.0
+    for y_t in y:
+        seen = variance + sy**2
+        total = total - 0.5 * (np.log(2 * np.pi * seen) + (y_t - mean) ** 2 / seen)
+        gain = variance / seen
+        mean, variance = phi * (mean + gain * (y_t - mean)), phi**2 * (1 - gain) * variance + sx**2
+    return total

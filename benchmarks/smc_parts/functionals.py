@@ -14,7 +14,7 @@ from emberwalk.kernels.smc import Path, additive, conditional_sweep
 from emberwalk.kernels.smc.paris import choose_paris
 from emberwalk.models import linear_gaussian_ssm
 
-from .setting import PHI, SIZES, SX, linear_gaussian_y
+from .setting import SIZES, linear_gaussian_y
 from .sweep import Sweep, chain_of_sweeps, sweep_row
 
 _LAG_PRODUCT = additive(lambda previous, current, t: previous * current)
@@ -65,7 +65,7 @@ def smoothing(way: str) -> Sweep:
 
 def auto_row(num: int, cost: float) -> Row:
     """1 where "auto" takes the faster one, or there is nothing between them."""
-    picked = choose_paris(linear_gaussian_ssm(linear_gaussian_y(), PHI, SX), "auto", num)
+    picked = choose_paris("auto", num)
     faster = "dense" if cost < 1 else "imh"
     right = picked == faster or abs(cost - 1) < NOTICEABLE
     note = f"1 = yes; it takes {picked}, and a difference of less than {NOTICEABLE:.0%} is none"

@@ -64,7 +64,8 @@ class ScoreAscentResult(NamedTuple):
     """What a run found; the fields of NumPyro's `SVIRunResult`.
 
     Attributes:
-        params: constrained values of the mean of the last iterates.
+        params: constrained values of the mean of the last iterates; of the last alone where the learner
+            averages none (`MarkovScoreClimbing`).
         state: the last state, at the last iterate: `init_state=` of a run that goes on.
         losses: one an iteration.
     """

@@ -50,11 +50,11 @@ def ppg_estimates(mcmc: Any) -> dict[str, FunctionalEstimate]:
 
     Examples:
         >>> from emberwalk.infer import PPG, lag_product, ppg_estimates
-        >>> from emberwalk.models import stochastic_volatility
-        >>> kernel = PPG(stochastic_volatility, num_particles=8, functionals={"hh": lag_product("h")})
+        >>> from emberwalk.models import linear_gaussian
+        >>> kernel = PPG(linear_gaussian, num_particles=8, functionals={"xx": lag_product("x")})
         >>> mcmc = MCMC(kernel, num_warmup=5, num_samples=5, progress_bar=False)
         >>> mcmc.run(random.key(0), jnp.array([0.1, -0.4, 0.3, 1.2]))
-        >>> ppg_estimates(mcmc)["hh"].mean.shape
+        >>> ppg_estimates(mcmc)["xx"].mean.shape
         ()
     """
     fields = mcmc.get_extra_fields(group_by_chain=True)

@@ -72,8 +72,8 @@ def check_functionals(functionals: Any, model: Callable | None = None) -> dict[s
             raise ValueError(
                 f"functionals[{name!r}] must be a function h(previous, current, t) -> array under a name, got {h!r}."
             )
-    unpicklable = [name for name, h in functionals.items() if not _pickles(h)]
-    if unpicklable and model is not None and _pickles(model):
+    unpicklable = [name for name, h in functionals.items() if not pickles(h)]
+    if unpicklable and model is not None and pickles(model):
         warnings.warn(
             f"functionals {unpicklable} are lambdas or local functions: the kernel cannot be pickled (chains in "
             "processes of their own, copies on disk). Define them at the top of a module.",
@@ -82,7 +82,8 @@ def check_functionals(functionals: Any, model: Callable | None = None) -> dict[s
     return dict(functionals)
 
 
-def _pickles(fn: Callable) -> bool:
+def pickles(fn: Callable) -> bool:
+    """Whether a function can be found again by its module and name."""
     try:
         pickle.dumps(fn)
     except (pickle.PicklingError, AttributeError, TypeError):

@@ -12,17 +12,18 @@ from jaxtyping import Array, Float, Int, PyTree
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 
 from ...kernels.smc import SSM, Paris, PathMove, SweepResult, conditional_sweep, unconditional_sweep
-from ...kernels.smc.checkpoint import Checkpoint, check_checkpoint
+from ...kernels.smc.checkpoint import Checkpoint, check_checkpoint, is_checkpointed
 from ...kernels.smc.conditional import PATH_MOVES
+from ...kernels.smc.forward import start_sweep
 from ...kernels.smc.paris import check_paris
 from ...kernels.smc.types import check_count
-from ..contract import ChainKernel
+from ..contract import ChainKernel, num_chains_of
 from .capture import OuterModel
 from .estimates import estimate_groups
 from .functionals import Term, check_functionals, functional_of
 from .observations import check_observed
 from .path_model import PathModel, SiteValues, given_path
-from .proposal import Proposal, guided
+from .proposal import Proposal, check_proposal, guided
 from .report import path_dims, path_groups, path_warnings
 from .structure import check_owns_latents, check_path_move, find_path_model
 
@@ -90,8 +91,8 @@ class ParticleGibbs(ChainKernel):
         functionals: name -> h(previous, current, t), summed over time, see `PPG`.
         proposal: (carry, t) -> a law for each path site, see `PPG`.
         checkpoint: True stores every sqrt(T)-th stage of a sweep and makes the others again: the same
-            draws in up to twice the time and O(N sqrt(T)) memory. "auto" does so where one chain would
-            store more than 256 MiB; where many chains run at once, say True.
+            draws in up to twice the time and O(N sqrt(T)) memory. "auto" does so where the vectorized
+            chains together would store more than 256 MiB.
 
     Raises:
         ValueError: for an N below 2, an unknown path move or `checkpoint` at once; when sampling starts, for
@@ -139,8 +140,7 @@ class ParticleGibbs(ChainKernel):
             raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
         check_paris(paris, num_backward)
         check_checkpoint(checkpoint)
-        if proposal is not None and not callable(proposal):
-            raise ValueError(f"proposal must be a function of (carry, t), got {proposal!r}.")
+        check_proposal(proposal, model)
         self._model = model
         self.num_particles = num_particles
         self.path_move = path_move
@@ -151,6 +151,7 @@ class ParticleGibbs(ChainKernel):
         self.sites = _names(sites, "sites")
         self.init_sites = _names(init_sites, "init_sites")
         self.path_model: PathModel | None = None
+        self.num_chains = 1  # swept together, in one vectorized step
 
     @property
     def model(self) -> Callable[..., Any]:
@@ -168,6 +169,11 @@ class ParticleGibbs(ChainKernel):
     def default_fields(self) -> tuple[str, ...]:
         """What `MCMC` collects."""
         return ("z", *SCALAR_FIELDS, *(FUNCTIONAL_FIELDS if self.functionals else ()))
+
+    def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
+        """See `ChainKernel`."""
+        self.num_chains = num_chains_of(rng_key)
+        return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
     def init_one(self, rng_key, init_params, model_args, model_kwargs):
         """The path drawn by an unconditional filter at the present parameters."""
@@ -276,11 +282,16 @@ class ParticleGibbs(ChainKernel):
 
     def _how(self, ssm: SSM) -> dict[str, Any]:
         """What a sweep is told."""
-        how: dict[str, Any] = {"path_move": self._path_move, "checkpoint": self.checkpoint}
+        how: dict[str, Any] = {"path_move": self._path_move, "checkpoint": self._is_checkpointed(ssm)}
         if self.functionals:
             functional = functional_of(self.functionals, self.path, ssm)
             how |= {"functional": functional, "paris": self.paris, "num_backward": self.num_backward}
         return how
+
+    def _is_checkpointed(self, ssm: SSM) -> bool:
+        """What one sweep cannot know: how many chains store theirs beside it."""
+        first = jax.eval_shape(lambda key: start_sweep(key, ssm, self.num_particles, None), random.key(0))
+        return is_checkpointed(self.checkpoint, ssm.length, first.cloud, self.num_chains)
 
     def _outer(self, model_args: tuple, model_kwargs: dict[str, Any] | None) -> OuterModel:
         return OuterModel(conditioned(self._model), model_args, dict(model_kwargs or {}))

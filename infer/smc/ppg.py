@@ -27,7 +27,16 @@ from numpyro.util import identity
 from ...kernels.smc import Paris, PathMove, innovations_hmc
 from ...kernels.smc.checkpoint import Checkpoint
 from ...kernels.smc.types import check_count
-from ..contract import ModelKernel, Start, chain_axes, first_chain, holds_tracers, start_again, vectorized
+from ..contract import (
+    ModelKernel,
+    Start,
+    chain_axes,
+    first_chain,
+    holds_tracers,
+    num_chains_of,
+    start_again,
+    vectorized,
+)
 from .capture import OuterModel
 from .estimates import estimate_groups
 from .functionals import Term
@@ -84,7 +93,8 @@ class PPG(Gibbs):
             the group `path_diagnostics`: what is left of a path that is too long to store (leave it out
             of the draws by `mcmc.run(..., extra_fields=("~z.h",))`).
         checkpoint: True stores every sqrt(T)-th stage of a sweep and makes the others again, the same
-            draws in O(N sqrt(T)) memory; "auto" does so where one chain would store more than 256 MiB.
+            draws in O(N sqrt(T)) memory; "auto" does so where the vectorized chains together would store
+            more than 256 MiB.
 
     Raises:
         ValueError, TypeError: for arguments that cannot be meant, at once; for a model that has no
@@ -155,6 +165,7 @@ class PPG(Gibbs):
     def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
         """First state of a chain, or of vectorized chains where `rng_key` is a batch of keys."""
         self._num_warmup = num_warmup
+        self.path_block.num_chains = num_chains_of(rng_key)
         model_kwargs = dict(model_kwargs or {})
         arguments = (num_warmup, model_args, model_kwargs)
         axes = chain_axes(PPGState, ("i",))

@@ -6,6 +6,7 @@
 one draw for each posterior draw of (theta, path).
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from jax import lax, random
 from jaxtyping import Array, Key, PyTree
 from numpyro import handlers
 
+from ...kernels.smc import SSM
 from ...kernels.smc.innovations import carries
 from ...kernels.smc.types import check_count
 from ..blocks import all_blocks, check_begun
@@ -43,7 +45,8 @@ def forecast(
         horizon: steps, at least 1.
         xs: inputs of the scan for those steps, in the form of the model's own, leading axis `horizon`;
             needed where the body uses more of them than the observation, whose place may hold None.
-            A `StateSpace` takes none: what it indexes by `t` must reach beyond the data.
+            A `StateSpace` takes none: what it indexes by `t` must reach beyond the data, and a warning says
+            where it does not.
         num_draws: posterior draws to start from, spread evenly over all; None: every one.
 
     Returns:
@@ -55,23 +58,27 @@ def forecast(
 
     Examples:
         >>> from emberwalk.infer import PPG, forecast
-        >>> from emberwalk.models import stochastic_volatility
-        >>> mcmc = MCMC(PPG(stochastic_volatility, 8), num_warmup=5, num_samples=5, progress_bar=False)
+        >>> from emberwalk.models import linear_gaussian
+        >>> mcmc = MCMC(PPG(linear_gaussian, 8), num_warmup=5, num_samples=5, progress_bar=False)
         >>> mcmc.run(random.key(0), jnp.array([0.1, -0.4, 0.3, 1.2]))
         >>> {site: draws.shape for site, draws in forecast(mcmc, random.key(1), horizon=20).items()}
-        {'h': (5, 20), 'y': (5, 20)}
+        {'x': (5, 20), 'y': (5, 20)}
     """
     check_count("horizon", horizon, 1)
     model, outer = _fitted(mcmc)
     draws = _some_draws(mcmc, model, num_draws)
     inputs = _future_inputs(model, outer, draws, horizon, xs)
+    _warn_of_arguments_that_end(model, outer, draws, horizon, inputs)
     stages = model.length + 1 + jnp.arange(horizon)
 
     def one(key: Array, draw: PyTree[Array]) -> SiteValues:
         values, carry = draw
         at_parameters = _given(outer, model, values)
+        ssm = model.ssm(at_parameters)
         if carry is None:
-            carry = model.last_carry(model.ssm(at_parameters), model.path_of(values))
+            carry = model.last_carry(ssm, model.path_of(values))
+        else:  # a run read from a directory holds lists where the carry has tuples
+            carry = jax.tree.unflatten(jax.tree.structure(_first_carry(ssm)), jax.tree.leaves(carry))
         simulate = model.simulator(at_parameters)
 
         def step(carry, stage):
@@ -103,8 +110,8 @@ def posterior_predictive(mcmc: Any, key: Key[Array, ""], *, num_draws: int | Non
 
     Examples:
         >>> from emberwalk.infer import PPG, posterior_predictive
-        >>> from emberwalk.models import stochastic_volatility
-        >>> mcmc = MCMC(PPG(stochastic_volatility, 8), num_warmup=5, num_samples=5, progress_bar=False)
+        >>> from emberwalk.models import linear_gaussian
+        >>> mcmc = MCMC(PPG(linear_gaussian, 8), num_warmup=5, num_samples=5, progress_bar=False)
         >>> mcmc.run(random.key(0), jnp.array([0.1, -0.4, 0.3, 1.2]))
         >>> posterior_predictive(mcmc, random.key(1))["y"].shape
         (5, 4)
@@ -214,6 +221,43 @@ def _future_inputs(
             raise ValueError(f"xs{name} has shape {jnp.shape(leaf)}, but {shape} is needed.")
         future.append(jnp.zeros(shape, like.dtype) if leaf is None else jnp.asarray(leaf, like.dtype))
     return jax.tree.unflatten(tree, future)
+
+
+def _first_carry(ssm: SSM) -> PyTree[jax.ShapeDtypeStruct]:
+    """Shapes of the carry."""
+    return jax.eval_shape(lambda key: ssm.init_carry(ssm.init(key)), random.key(0))
+
+
+def _warn_of_arguments_that_end(
+    model: PathModel, outer: OuterModel, draws: PyTree[Array], horizon: int, inputs: PyTree[Array]
+) -> None:
+    """A step to come that reads `X[t]` beyond the end of X gets its last row again, without a word from JAX."""
+    one_draw = jax.tree.map(partial(jnp.take, indices=0, axis=0), draws[0])
+    needed = model.length + model.offset + horizon
+    leaves, tree = jax.tree.flatten((outer.args, outer.kwargs))
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path((outer.args, outer.kwargs))]
+    by_time = [k for k, leaf in enumerate(leaves) if np.ndim(leaf) and model.length <= len(leaf) < needed]
+    at_end = jax.tree.map(lambda leaf: leaf[0], inputs)
+    first = _first_carry(model.ssm(_given(outer, model, one_draw)))
+    carry = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+
+    def step(chosen):
+        values = list(leaves)
+        for k, leaf in zip(by_time, chosen, strict=True):
+            values[k] = leaf
+        args, kwargs = jax.tree.unflatten(tree, values)
+        at_parameters = _given(outer._replace(args=args, kwargs=kwargs), model, one_draw)
+        return model.simulator(at_parameters)(random.key(0), carry, jnp.array(1), at_end, {})
+
+    matrix, _, _ = dependence(step, [jnp.asarray(leaves[k]) for k in by_time])
+    for k, read in zip(by_time, matrix.any(0), strict=True):
+        if read:
+            name = jax.tree_util.keystr(paths[k][1:], simple=True, separator=".")
+            warnings.warn(
+                f"The steps to come use the argument {name} of the model, which has {len(leaves[k])} rows. If it is "
+                f"indexed by time, its last row stands for all that are missing: fit with at least {needed} rows.",
+                stacklevel=3,
+            )
 
 
 def _needed_inputs(model: ScanModel, outer: OuterModel, values: SiteValues) -> list[bool]:

@@ -6,11 +6,13 @@ Exact for every q that reaches wherever m g does (Andrieu, Doucet and Holenstein
 cost where the observation says much more than the transition.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import random
 from jaxtyping import Array
 from numpyro.distributions import Distribution, constraints
@@ -18,9 +20,24 @@ from numpyro.distributions import Distribution, constraints
 from ...kernels.smc import SSM, with_proposal
 from ...kernels.smc.forward import one_latent
 from .capture import OuterModel
+from .functionals import pickles
 from .path_model import PathModel
 
 type Proposal = Callable[[Any, Array], Mapping[str, Distribution]]
+
+
+def check_proposal(proposal: Any, model: Callable) -> None:
+    """Refuse what is no function; warn of one that keeps a kernel on `model` from being pickled."""
+    if proposal is None:
+        return
+    if not callable(proposal):
+        raise ValueError(f"proposal must be a function of (carry, t), got {proposal!r}.")
+    if not pickles(proposal) and pickles(model):
+        warnings.warn(
+            "proposal is a lambda or local function: the kernel cannot be pickled (chains in processes of their "
+            "own, copies on disk). Define it at the top of a module.",
+            stacklevel=4,
+        )
 
 
 def guided(ssm: SSM, proposal: Proposal, model: PathModel, outer: OuterModel) -> SSM:
@@ -75,14 +92,31 @@ def _check(given: Any, own: Mapping[str, Distribution], shapes: Mapping[str, tup
             raise ValueError(
                 f"proposal(carry, t) gives site {name!r} a law of shape {law.shape()}, but the site has {shapes[name]}."
             )
-        if _kind(law.support) != _kind(own[name].support):
+        if not _alike(law.support, own[name].support):
             raise ValueError(
                 f"proposal(carry, t) gives site {name!r} the support {law.support}, but its law in the model has "
                 f"{own[name].support}: states that the proposal never reaches would be lost."
             )
 
 
-def _kind(support: constraints.Constraint) -> type:
+def _alike(one: constraints.Constraint, other: constraints.Constraint) -> bool:
+    """Whether two supports are the same, as far as their bounds are known while the model is traced."""
+    one, other = (_without_axes(support) for support in (one, other))
+    ends = [[getattr(s, end, None) for end in ("lower_bound", "upper_bound")] for s in (one, other)]
+    if all(end is None for end in (*ends[0], *ends[1])):
+        return type(one) is type(other)
+    return one.is_discrete == other.is_discrete and all(map(_may_be_equal, *ends))
+
+
+def _without_axes(support: constraints.Constraint) -> constraints.Constraint:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    return type(support)
+    return support
+
+
+def _may_be_equal(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    if isinstance(one, jax.core.Tracer) or isinstance(other, jax.core.Tracer):
+        return True
+    return bool(np.all(np.asarray(one) == np.asarray(other)))

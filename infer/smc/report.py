@@ -8,6 +8,7 @@ import numpy as np
 
 from .path_model import PathModel
 from .path_moments import PathMoments
+from .structure import possible_path_move
 
 _ENOUGH, _TOO_FEW, _TRACING = 0.5, 0.2, 0.99
 
@@ -30,7 +31,7 @@ def path_warnings(kernel: Any, state: Any, *, innovations_move: bool = False) ->
             sentences.append(_renewed_too_rarely(kernel.num_particles, worst, rates[worst], innovations_move))
         renewed = _by_chain(state.update_counts)[:, 1:].sum(0)
         traced = _by_chain(state.tracing_counts).sum(0) / np.maximum(renewed, 1)
-        if kernel.path_move == "backward" and model.order is not None and np.mean(traced > _TRACING) > 0.5:
+        if possible_path_move(model, kernel.path_move) == "backward" and np.mean(traced > _TRACING) > 0.5:
             sentences.append(
                 f"Backward sampling chose the ancestor in more than {_TRACING:.0%} of the draws at most times: the "
                 "transition is (almost) deterministic. Make its random part the latent site and carry the rest."

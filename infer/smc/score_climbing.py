@@ -158,7 +158,7 @@ class _BoundClimbing(Bound):
         loss, gradient = jax.value_and_grad(lambda theta: -self.log_prob(self.constrained(theta), values))(
             theta
         )
-        return Step(gradient, loss, moved, jnp.zeros((), jnp.int32))
+        return Step(gradient, loss, moved, _nonfinite(moved) - _nonfinite(chain))
 
     def log_prob(self, params: SiteValues, values: SiteValues) -> Float[Array, ""]:
         """log q of constrained values; of an AutoContinuous that of the unconstrained ones, a constant apart."""
@@ -173,6 +173,11 @@ class _BoundClimbing(Bound):
     def constrained(self, theta: SiteValues) -> SiteValues:
         """See `Bound`."""
         return {name: to(theta[name]) for name, to in self.bijections.items()}
+
+
+def _nonfinite(state: Any) -> Array:
+    """Weights of the kernel that were no numbers; 0 for a kernel that does not count them."""
+    return jnp.asarray(getattr(state, "num_nonfinite", 0), jnp.int32)
 
 
 def _checked_kernel(kernel: Any, model: Callable) -> MCMCKernel:

@@ -313,7 +313,8 @@ class _Flow:
             if own and own == constant:
                 warnings.warn(
                     f"Site {name!r} is passed through the carry of the scan where no latent reaches it, and is taken "
-                    "for the start of the path. If it is a parameter, let the body close over it, or name init_sites=.",
+                    "for the start of the path. If it is a parameter, let the body close over it (PPG and "
+                    "ParticleGibbs also take init_sites=).",
                     stacklevel=2,
                 )
 
@@ -359,7 +360,7 @@ def _check_reads_of_path(outer: OuterModel, run: OuterRun, site: str, emissions:
             if s["type"] == "sample" and n != site and n not in emissions
         }  # fmt: skip
         alone = {n: _emission_at(sites[n], one_state) for n in emissions}
-        return rest, alone
+        return rest, alone, {n: _handlers_of(sites[n]) for n in emissions}
 
     path = run.sites[site]["value"]
     matrix, shapes, columns = dependence(everything, path, path[0])
@@ -367,7 +368,7 @@ def _check_reads_of_path(outer: OuterModel, run: OuterRun, site: str, emissions:
         f'\nWrite: numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), {site}), obs=y), '
         "a function of one state and its time."
     )
-    rest, alone = rows_of(shapes)
+    rest, alone, around = rows_of(shapes)
     for name, row in rest.items():
         if matrix[row, columns[0]]:
             raise ValueError(
@@ -378,6 +379,12 @@ def _check_reads_of_path(outer: OuterModel, run: OuterRun, site: str, emissions:
             raise ValueError(
                 f"The emission of {name!r} uses the whole path {site!r}, not its own state alone." + line
             )
+    for name, row in around.items():
+        if matrix[row, columns[0]]:
+            raise ValueError(
+                f"The mask or scale around emission {name!r} depends on the path {site!r}, and the particles could not "
+                "see it. Put what depends on the state into the emission's own law." + line
+            )
 
 
 def _emission_at(site: dict[str, Any], one_state) -> Any:
@@ -386,9 +393,22 @@ def _emission_at(site: dict[str, Any], one_state) -> Any:
     return jnp.sum(emission.fn(one_state, jnp.array(0)).log_prob(site["value"][0]))
 
 
+def _handlers_of(site: dict[str, Any]) -> Any:
+    """What the handlers around an emission multiply its density by, as one number that depends on all of it."""
+    _, mask = unwrap_emission(site["fn"])
+    scale = 1.0 if site["scale"] is None else site["scale"]
+    return jnp.sum(jnp.asarray(mask, float)) + jnp.sum(scale)
+
+
+def possible_path_move(model: PathModel, path_move: PathMove) -> PathMove:
+    """`path_move`, or "trace" where the Markov order does not allow "backward"."""
+    return path_move if model.order is not None and model.order <= MAX_ORDER else "trace"
+
+
 def check_path_move(model: PathModel, path_move: PathMove) -> PathMove:
-    """`path_move`, or "trace" with a warning where the Markov order does not allow "backward"."""
-    if path_move == "trace" or (model.order is not None and model.order <= MAX_ORDER):
+    """`possible_path_move`, with a warning where it is another than was asked for."""
+    possible = possible_path_move(model, path_move)
+    if possible == path_move:
         return path_move
     if model.order is None:
         names = ", ".join(model.never_forgotten)  # type: ignore[attr-defined]
@@ -402,4 +422,4 @@ def check_path_move(model: PathModel, path_move: PathMove) -> PathMove:
         f"The path of {list(model.sites)} is drawn by path_move='trace', which hardly renews early states: {reason}.",
         stacklevel=2,
     )
-    return "trace"
+    return possible

@@ -39,13 +39,13 @@ def check_checkpoint(checkpoint: Checkpoint) -> None:
         raise ValueError(f"checkpoint must be one of {CHECKPOINT}, got {checkpoint!r}.")
 
 
-def is_checkpointed(checkpoint: Checkpoint, length: int, cloud: Cloud) -> bool:
-    """Whether a sweep of `length` such clouds keeps every S-th of them only."""
+def is_checkpointed(checkpoint: Checkpoint, length: int, cloud: Cloud, num_chains: int = 1) -> bool:
+    """Whether `num_chains` sweeps together, of `length` such clouds each, keep every S-th of them only."""
     if checkpoint != "auto":
         return checkpoint
     ancestors = jax.ShapeDtypeStruct(cloud.log_weights.shape, jnp.int32)
     of_one_stage = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves((cloud, ancestors)))
-    return length * of_one_stage > _MAX_STORED_BYTES
+    return num_chains * length * of_one_stage > _MAX_STORED_BYTES
 
 
 class Segments(NamedTuple):

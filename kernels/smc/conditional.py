@@ -19,7 +19,7 @@ from .backward import sample_path, trace_path
 from .checkpoint import Checkpoint, Checkpoints, check_checkpoint, checkpointed_sweep, is_checkpointed
 from .forward import History, forward_sweep, start_sweep
 from .paris import Functional, Paris, Smoother, of_path, smoothed, smoother
-from .types import SSM, Path
+from .types import SSM, Path, check_count
 
 type PathMove = Literal["backward", "trace"]
 PATH_MOVES = ("backward", "trace")
@@ -85,8 +85,8 @@ def conditional_sweep(
             True.
 
     Raises:
-        ValueError: for a functional of a model whose order is not 1, an unknown `paris` or
-            `checkpoint`, or a `num_backward` below 1.
+        ValueError: for an N below 2, an unknown `path_move`, `paris` or `checkpoint`, "backward" without
+            `ssm.order`, a functional of a model whose order is not 1, or a `num_backward` below 1.
 
     Examples:
         >>> from emberwalk.kernels.smc import conditional_sweep, unconditional_sweep
@@ -140,6 +140,15 @@ def unconditional_sweep(
     return result._replace(path_statistic=of_path(functional, result.path))
 
 
+def check_sweep(ssm: SSM, num_particles: int, path_move: PathMove) -> None:
+    """Refuse an N below 2, an unknown path move, and "backward" without an order."""
+    check_count("num_particles", num_particles, 2)
+    if path_move not in PATH_MOVES:
+        raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
+    if path_move == "backward" and ssm.order is None:
+        raise ValueError('path_move="backward" needs ssm.order; got None. Use path_move="trace".')
+
+
 def _sweep(
     key: Key[Array, ""],
     ssm: SSM,
@@ -149,6 +158,7 @@ def _sweep(
     smooth: Smoother | None,
     checkpoint: Checkpoint,
 ) -> SweepResult:
+    check_sweep(ssm, num, path_move)
     check_checkpoint(checkpoint)
     key_forward, key_path, key_smooth = random.split(key, 3)
     first = start_sweep(key_forward, ssm, num, path)

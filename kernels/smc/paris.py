@@ -8,12 +8,14 @@ Olsson and Westerborn (2017); on the clouds of a conditional sweep Cardoso and o
 reference is a draw of p(x_{0:T} | y), the statistic has the mean E[sum_t h_t | y] exactly, for every N
 and M, because given the clouds W and B are the law of the path that backward sampling draws. It varies
 less than the functional of that one path. With an unconditional sweep it is biased by O(1/N).
+The ancestor of a particle is a draw of B_t where particles come from m and g depends on x alone. With a
+proposal q it is drawn with density w q; the particle's own weight, m g / q, then makes of it a draw of B_t
+under the W that the statistic is a mean over.
 
 Two ways to draw from, or average over, B_t:
 
-    imh    J_i1 is the ancestor, a draw of B_t; each further one is a step of independence Metropolis
+    imh    J_i1 is the ancestor; each further one is a step of independence Metropolis
            from the last: propose l' ~ W_{t-1}, accept with (m g)(l') / (m g)(l).  O(N M), no bound on m
-           (with a proposal the ancestor is no such draw, and "imh" is refused)
     dense  M = infinity: the average itself.  O(N^2), no random numbers
 
 Rejection sampling runs as long as its slowest particle under vmap, and draws by a table of N x N
@@ -21,6 +23,7 @@ are the slowest of all. Sums over many stages are compensated (Kahan): in float3
 stages is off by .5.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, NamedTuple
@@ -41,6 +44,8 @@ PARIS = ("auto", "imh", "dense")
 # 8 particles .8 of the time of imh, 16 particles 1.8).
 _DENSE_MAX = {"cpu": 8}
 _DENSE_MAX_ELSEWHERE = 1024
+# From here on asking for "dense" on a CPU is likely a mistake.
+_DENSE_WARN = 4096
 # Rows of the table of pairs are made in blocks of at most this many entries.
 _MAX_PAIRS = 16 * 2**20
 
@@ -125,28 +130,28 @@ def check_paris(paris: str, num_backward: int) -> None:
     check_count("num_backward", num_backward, 1)
 
 
-def check_smoothable(ssm: SSM, paris: Paris) -> None:
-    """Refuse a model whose functionals cannot be smoothed so."""
+def check_smoothable(ssm: SSM) -> None:
+    """Refuse a model whose functionals cannot be smoothed."""
     if ssm.order != 1:
         raise ValueError(
             f"A functional needs a model of Markov order 1, got order {ssm.order}: with more lags the backward "
-            "kernel is degenerate. Take the mean over the drawn paths instead."
-        )
-    if paris == "imh" and not ssm.bootstrap:
-        raise ValueError(
-            'paris="imh" begins at the ancestor, which is a draw of the backward kernel only where particles are '
-            'drawn from the transition. With a proposal take paris="dense".'
+            "kernel is degenerate. Take the mean of the functional over paths drawn by MCMC instead."
         )
 
 
-def choose_paris(ssm: SSM, paris: Paris, num_particles: int) -> Paris:
-    """ "imh" or "dense": for "auto" the faster of them on this kind of device, "dense" with a proposal."""
-    if paris != "auto":
-        return paris
-    if not ssm.bootstrap:
-        return "dense"
-    most = _DENSE_MAX.get(jax.default_backend(), _DENSE_MAX_ELSEWHERE)
-    return "dense" if num_particles <= most else "imh"
+def choose_paris(paris: Paris, num_particles: int) -> Paris:
+    """ "imh" or "dense": for "auto" the faster of them on this kind of device."""
+    backend = jax.default_backend()
+    if paris == "auto":
+        return "dense" if num_particles <= _DENSE_MAX.get(backend, _DENSE_MAX_ELSEWHERE) else "imh"
+    if paris == "dense" and backend == "cpu" and num_particles > _DENSE_WARN:
+        warnings.warn(
+            f'paris="dense" with num_particles={num_particles} evaluates N^2 = {num_particles**2:.2g} densities a '
+            f'stage, {4e-9 * min(num_particles**2, _MAX_PAIRS):.2g} GB of them at a time. On a CPU take paris="imh", '
+            "which is O(N).",
+            stacklevel=2,
+        )
+    return paris
 
 
 class Smoother(NamedTuple):
@@ -172,8 +177,8 @@ def smoother(ssm: SSM, functional: Functional, num: int, paris: Paris, num_backw
         num_backward: M, of "imh"; 2 is enough (Olsson and Westerborn 2017), 1 is the genealogy.
     """
     check_paris(paris, num_backward)
-    check_smoothable(ssm, paris)
-    which = choose_paris(ssm, paris, num)
+    check_smoothable(ssm)
+    which = choose_paris(paris, num)
     return Smoother(
         partial(first_beta, functional, num=num),
         partial(next_beta, ssm, functional, which, num_backward),

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from .conditional import PATH_MOVES, PathMove, SweepResult, conditional_sweep, unconditional_sweep
-from .types import SSM, Path, check_count
+from .conditional import PathMove, SweepResult, check_sweep, conditional_sweep, unconditional_sweep
+from .types import SSM, Path
 
 
 class PathState(NamedTuple):
@@ -67,11 +67,7 @@ def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backw
         >>> state = kernel.init(random.key(0))
         >>> state, info = kernel.step(random.key(1), state)
     """
-    check_count("num_particles", num_particles, 2)
-    if path_move not in PATH_MOVES:
-        raise ValueError(f"path_move must be one of {PATH_MOVES}, got {path_move!r}.")
-    if path_move == "backward" and ssm.order is None:
-        raise ValueError('path_move="backward" needs ssm.order; got None. Use path_move="trace".')
+    check_sweep(ssm, num_particles, path_move)
 
     def init(key: Key[Array, ""], path: Path | None = None) -> PathState:
         if path is not None:

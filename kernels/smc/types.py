@@ -84,7 +84,6 @@ class SSM(NamedTuple):
         propose: (key, c_{t-1}, t, is_reference, reference) -> Proposed: `sample`, the reference in
             its place where the scalar `is_reference` is true, and `evaluate`. None: made of those
             two. A front-end whose model would run twice gives its own; `with_proposal` another law.
-        bootstrap: whether `propose` draws from m_t.
         to_noise: (c_{t-1}, x_t, t) -> z_t with x_t = loc + scale z_t, loc and scale functions of
             c_{t-1} and of earlier latents of the same stage; discrete leaves stay as they are.
             None where some continuous latent is not location-scale.
@@ -100,7 +99,6 @@ class SSM(NamedTuple):
     length: int
     order: int | None = 1
     propose: Propose | None = None
-    bootstrap: bool = True
     to_noise: Callable[[Carry, Latents, Int[Array, ""]], Latents] | None = None
     from_noise: Callable[[Carry, Latents, Int[Array, ""]], tuple[Latents, Carry, Float[Array, ""]]] | None = (
         None
@@ -176,7 +174,7 @@ def with_proposal(
         log_ratio = factors.log_transition - log_prob(carry, latents, t)
         return Proposed(latents, factors.carry, factors.log_likelihood + log_ratio)
 
-    return ssm._replace(propose=propose, bootstrap=False)
+    return ssm._replace(propose=propose)
 
 
 def _reference_or(drawn: Latents, is_reference: Bool[Array, ""], reference: Latents) -> Latents:

@@ -116,10 +116,10 @@ CASES = {
     "nuts": lambda: (mcmc(NUTS(normal), thinning=3), (Y,)),
     "walk-parallel": lambda: (mcmc(Walk(), False, **two("parallel", thinning=2)), (Y,)),
     "walk-vmap": lambda: (mcmc(Walk(), False, **two(jax.vmap)), (Y,)),
-    "smc-ppg-vectorized": lambda: (mcmc(path_and_scale(), num_chains=3, chain_method="vectorized"), (Y,)),
 }
 # Run by the nightly tests only.
 NIGHTLY = {
+    "smc-ppg-vectorized": lambda: (mcmc(path_and_scale(), num_chains=3, chain_method="vectorized"), (Y,)),
     "nuts-vectorized": lambda: (mcmc(NUTS(normal), num_chains=3, chain_method="vectorized"), (Y,)),
     "nuts-sequential": lambda: (mcmc(NUTS(normal), **two("sequential")), (Y,)),
     "gibbs": lambda: (mcmc(blocks()), (Y,)),
@@ -153,7 +153,7 @@ def child(script, *arguments):
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time of compilation, which is what these runs cost
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2",
     }
     command = [sys.executable, str(Path(__file__).with_name(script)), *map(str, arguments)]
     result = subprocess.run(command, env=os.environ | settings, cwd=ROOT, capture_output=True, text=True)

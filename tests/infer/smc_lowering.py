@@ -68,9 +68,14 @@ def find(model: Callable, *args, **options) -> PathModel:
 
 
 def draw(model: Callable, key: jax.Array, *args) -> dict[str, jax.Array]:
-    """Latent values of the prior."""
-    sites = handlers.trace(handlers.seed(model, key)).get_trace(*args)
-    return {n: s["value"] for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
+    """Latent values of the prior, by one program."""
+
+    @jax.jit
+    def latents(key):
+        sites = handlers.trace(handlers.seed(model, key)).get_trace(*args)
+        return {n: s["value"] for n, s in sites.items() if s["type"] == "sample" and not s["is_observed"]}
+
+    return latents(key)
 
 
 def at(

@@ -3,14 +3,31 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import random
 from numpyro.infer import MCMC
 
-from emberwalk.infer import ParticleGibbs
-from emberwalk.models import regime_switching
-from tests.smc_data import switching_data
+from emberwalk.infer import PPG, ParticleGibbs
+from emberwalk.models import linear_gaussian, regime_switching
+from tests.smc_data import linear_gaussian_data, switching_data
+
+
+@pytest.mark.nightly
+def test_checkpointed_ppg_draws_the_same():
+    """All moves; "auto" counts the chains that store their sweeps together."""
+
+    def draws(checkpoint):
+        kernel = PPG(linear_gaussian, 4, interweave_steps=3, checkpoint=checkpoint)
+        mcmc = MCMC(
+            kernel, num_warmup=6, num_samples=6, num_chains=2, chain_method="vectorized", progress_bar=False
+        )
+        mcmc.run(random.key(0), jnp.asarray(linear_gaussian_data(12)))
+        assert kernel.path_block.num_chains == 2
+        return mcmc.get_samples()
+
+    jax.tree.map(np.testing.assert_array_equal, draws(True), draws(False))
 
 
 @pytest.mark.nightly

@@ -9,7 +9,7 @@ import pytest
 from numpyro.contrib.control_flow import scan
 
 from emberwalk.infer.smc import dataflow
-from emberwalk.infer.smc.structure import check_path_move
+from emberwalk.infer.smc.structure import check_path_move, possible_path_move
 from tests.infer.smc_lowering import Y, chain, find, observe, phi_and_x0, plain, sample_x
 
 
@@ -101,6 +101,7 @@ def test_smc_order_above_8_is_traced_with_a_warning():
     assert found.order == 9
     with pytest.warns(UserWarning, match="Markov order is 9, more than 8"):
         assert check_path_move(found, "backward") == "trace"
+    assert possible_path_move(found, "backward") == "trace"  # what `diagnose` looks at
 
 
 def test_smc_dataflow_has_jax_internals_that_mean_what_it_takes_them_for():
@@ -216,7 +217,8 @@ def test_smc_parameter_in_the_carry_is_warned_of_and_named_away():
         scan(step, (x0, phi), y)
 
     with pytest.warns(
-        UserWarning, match="Site 'phi' is passed through the carry.*close over it, or name init_sites="
+        UserWarning,
+        match="Site 'phi' is passed through the carry.*close over it .PPG and ParticleGibbs also take init_sites=",
     ):
         assert find(model, Y).order is None
     found = find(model, Y, init_sites=("x0",))

@@ -4,8 +4,10 @@ The exact answers are those of a linear Gaussian model with known parameters, on
 chains: chains are independent, and so are their z-scores.
 """
 
+import copy
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -13,7 +15,7 @@ import numpyro.distributions as dist
 import pytest
 from jax import random
 from numpyro.contrib.control_flow import scan
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC
 
 from emberwalk.infer import (
     PPG,
@@ -26,8 +28,9 @@ from emberwalk.infer import (
     ppg_estimates,
     to_datatree,
 )
-from emberwalk.models import StateSpace, emission, linear_gaussian_scan
+from emberwalk.models import StateSpace, emission
 from tests.kernels.smc_models import autoregression
+from tests.metropolis import Metropolis
 from tests.statistics import assert_caught, assert_exact, optimised, z_scores
 
 Y = (1.5, -0.5, 2.0, 0.3)
@@ -80,7 +83,13 @@ class Chains(NamedTuple):
     front_end: FrontEnd
 
 
-@pytest.fixture(scope="module", params=FRONT_ENDS.values(), ids=FRONT_ENDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(FRONT_ENDS["StateSpace"], id="StateSpace"),
+        pytest.param(FRONT_ENDS["scan"], id="scan", marks=pytest.mark.nightly),
+    ],
+)
 def chains(request) -> Chains:
     """The last of 12 draws of 8000 chains, N = 4."""
     functionals = {"lag products": request.param.lag_products, "third": third_state, "sum": moment("x")}
@@ -153,8 +162,8 @@ def test_smc_data_drawn_anew_have_the_states_of_the_draws(chains):
 def whole() -> MCMC:
     """All of it in one small run: three chains that leave the path out of the draws and keep its moments."""
     kernel = PPG(
-        linear_gaussian_scan, 4, interweave="theta", interweave_steps=2, path_moments=True, proposal=wide,
-        functionals={"xx": lag_product("x"), "pair": pair}, inner_kernel=one_leapfrog_step,
+        with_a_clock, 4, interweave="theta", interweave_steps=2, path_moments=True, proposal=wide,
+        functionals={"xx": lag_product("x"), "pair": pair}, inner_kernel=Metropolis,
     )  # fmt: skip
     mcmc = MCMC(
         kernel, num_warmup=4, num_samples=12, num_chains=3, chain_method="vectorized", progress_bar=False
@@ -163,16 +172,26 @@ def whole() -> MCMC:
     return mcmc
 
 
+def with_a_clock(y):
+    """`linear_gaussian_scan` whose carry is a tuple."""
+    phi, sx = numpyro.sample("phi", dist.Uniform(-1, 1)), numpyro.sample("sx", dist.HalfNormal(1.0))
+    x0 = numpyro.sample("x0", dist.Normal(0.0, sx / jnp.sqrt(1 - phi**2)))
+
+    def step(carry, y_t):
+        x, clock = carry
+        x = numpyro.sample("x", dist.Normal(phi * x, sx))
+        numpyro.sample("y", dist.Normal(x, 1.0), obs=y_t)
+        return (x, clock + 1), None
+
+    scan(step, (x0, 0), y)
+
+
 def wide(carry, t):
-    return {"x": dist.Normal(carry, 1.5)}
+    return {"x": dist.Normal(carry[0], 1.5)}
 
 
 def pair(previous, current, t):
     return {"first": current["x"], "cubes": current["x"] ** jnp.array([3, 3])}
-
-
-def one_leapfrog_step(model):
-    return NUTS(model, max_tree_depth=1)
 
 
 @pytest.mark.xdist_group("estimates")
@@ -208,8 +227,13 @@ def test_smc_estimates_are_means_over_the_draws_with_their_errors(whole):
 @pytest.mark.xdist_group("estimates")
 def test_smc_forecast_without_the_path_starts_from_the_last_carry(whole):
     fields = whole.get_extra_fields()
-    np.testing.assert_array_equal(fields["last_carry"], fields["block_states.0.z"]["x"][:, -1])
-    assert forecast(whole, random.key(4), 2, num_draws=5)["y"].shape == (5, 2)
+    np.testing.assert_array_equal(fields["last_carry"][0], fields["block_states.0.z"]["x"][:, -1])
+    ahead = forecast(whole, random.key(4), 2, num_draws=5)
+    assert ahead["y"].shape == (5, 2)
+    # a run read from its directory has lists where the carry has tuples
+    read, as_read = copy.copy(whole), {**fields, "last_carry": list(fields["last_carry"])}
+    read.get_extra_fields = lambda group_by_chain=False: as_read
+    jax.tree.map(np.testing.assert_array_equal, forecast(read, random.key(4), 2, num_draws=5), ahead)
     with pytest.raises(ValueError, match=r"The path \['x'\] is not among the draws"):
         posterior_predictive(whole, random.key(4))
 
@@ -228,7 +252,7 @@ def driven(y, inputs):
 
 
 @pytest.mark.xdist_group("estimates")
-def test_smc_forecast_asks_for_the_inputs_that_the_body_needs():
+def test_smc_forecast_bad_input_asks_for_the_inputs_that_the_body_needs():
     mcmc = MCMC(ParticleGibbs(driven, 4), num_warmup=0, num_samples=2, progress_bar=False)
     mcmc.run(random.key(0), jnp.zeros(3), jnp.zeros(3))
     with pytest.raises(ValueError, match=r"inputs \['xs\[1\]'\] beyond its observation.*xs="):
@@ -246,6 +270,20 @@ def test_smc_forecast_asks_for_the_inputs_that_the_body_needs():
     ahead = forecast(mcmc, random.key(1), 2, xs=(None, jnp.array([1.0, 10.0])))
     last = mcmc.get_samples()["x"][:, -1]
     np.testing.assert_allclose(ahead["x"], jnp.stack([last / 2 + 1, last / 4 + 10.5], 1), atol=0.02)
+
+
+def with_covariates(y, z):
+    x = numpyro.sample("x", StateSpace(dist.Normal(0, 1), lambda prev, t: dist.Normal(z[t], 1.0), len(y)))
+    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
+
+
+@pytest.mark.xdist_group("estimates")
+def test_smc_forecast_warns_of_an_argument_whose_rows_end():
+    mcmc = MCMC(ParticleGibbs(with_covariates, 4), num_warmup=0, num_samples=2, progress_bar=False)
+    mcmc.run(random.key(0), jnp.zeros(3), jnp.arange(5.0))
+    assert forecast(mcmc, random.key(1), 2)["x"].shape == (2, 2)
+    with pytest.warns(UserWarning, match=r"argument 1 of the model, which has 5 rows.*at least 6 rows"):
+        forecast(mcmc, random.key(1), 3)
 
 
 def test_smc_estimates_without_functionals_say_what_to_ask_for():

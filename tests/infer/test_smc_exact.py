@@ -28,7 +28,7 @@ from emberwalk.models import StateSpace, emission, linear_gaussian, linear_gauss
 from tests.infer.chains import chain_means
 from tests.infer.smc_lowering import at, find
 from tests.kernels.smc_models import HMM_TRANSITIONS, HMM_Y, autoregression, hidden_markov
-from tests.smc_data import linear_gaussian_data
+from tests.smc_data import kalman_log_likelihood, linear_gaussian_data
 from tests.statistics import assert_caught, assert_exact, mcse, moments, optimised, replicas, z_scores
 
 THETA = ("phi", "sx")
@@ -61,7 +61,8 @@ def hmm_states(y):
     numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), numpyro.sample("x", law)), obs=y)
 
 
-@pytest.mark.parametrize("model", [hmm_scan, pytest.param(hmm_states, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("model", [hmm_scan, hmm_states])
 def test_smc_hidden_markov_chain_is_that_of_forward_backward(model):
     _, paths, log_joint = hidden_markov()
     joint = np.exp(log_joint)
@@ -105,10 +106,8 @@ def gaps_states(y):
         numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
 
 
-@pytest.mark.parametrize(
-    ("model", "sites"),
-    [(gaps_scan, ("x0", "x")), pytest.param(gaps_states, ("x",), marks=pytest.mark.nightly)],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("model", "sites"), [(gaps_scan, ("x0", "x")), (gaps_states, ("x",))])
 def test_smc_every_fifth_observation_masked_is_a_kalman_smoother_with_gaps(model, sites):
     y = jnp.asarray(np.where(SEEN, GAPS_Y, np.nan), jnp.float32)
     exact = autoregression(GAPS_Y, seen=SEEN).exact_moments()
@@ -326,3 +325,18 @@ def test_smc_theta_posterior_of_100_observations(model):
     np.testing.assert_allclose(exact.mean_and_sd, [0.89215, 0.04706, 0.97839, 0.14471], atol=1e-5)
     seen = chain_means(PPG(model, 16, interweave="joint"), theta_moments, 400, 150, 150, data(100))
     assert_exact(z_scores(seen, exact.all))
+
+
+@pytest.mark.nightly
+def test_smc_theta_posterior_of_500_observations():
+    """Of theta alone, whose posterior is known by a Kalman filter on a grid."""
+    phi, sx = np.meshgrid(np.linspace(0.75, 0.995, 200), np.linspace(0.65, 1.4, 200))
+    log_density = kalman_log_likelihood(linear_gaussian_data(500), phi, sx) - sx**2 / 2
+    weights = np.exp(log_density - log_density.max())
+    weights /= weights.sum()
+    exact = np.array([np.sum(weights * f) for f in (phi, sx, phi**2, phi * sx, sx**2)])
+    mean_and_sd = [exact[0], np.sqrt(exact[2] - exact[0] ** 2), exact[1], np.sqrt(exact[4] - exact[1] ** 2)]
+    np.testing.assert_allclose(mean_and_sd, [0.89585, 0.02235, 0.97484, 0.06150], atol=2e-5)
+    kernel = PPG(linear_gaussian_scan, 32, interweave="joint", interweave_steps=8)
+    seen = chain_means(kernel, theta_moments, 100, 200, 200, data(500))
+    assert_exact(z_scores(seen[:, :5], exact))

@@ -69,9 +69,14 @@ def test_smc_scan_and_state_space_have_the_same_pieces():
         path_model = find(model, y)
         outer, path = at(model, (y,), path_model, {**theta, **values})
         ssm = path_model.ssm(outer)
-        one = ssm.evaluate(ssm.init_carry(path.initial), path.latents[0] if values.keys() == {"x"} else
-                           {"x": path.latents["x"][0]}, jnp.array(1))  # fmt: skip
-        return [ssm.init_logpdf(path.initial), ssm.init_loglik(path.initial), *one[:2]]
+        first = path.latents[0] if values.keys() == {"x"} else {"x": path.latents["x"][0]}
+
+        @jax.jit
+        def all_of(initial, first):
+            one = ssm.evaluate(ssm.init_carry(initial), first, jnp.array(1))
+            return [ssm.init_logpdf(initial), ssm.init_loglik(initial), *one[:2]]
+
+        return all_of(path.initial, first)
 
     np.testing.assert_allclose(
         pieces(linear_gaussian, {"x": x}), pieces(linear_gaussian_scan, {"x0": x[0], "x": x[1:]}), rtol=1e-5
@@ -169,21 +174,29 @@ def test_smc_map_over_time_shows_the_sites_of_the_scan():
     model, y = PARALLEL["clock in the carry"]
     values = draw(model, random.key(0), y)
     given = handlers.substitute(handlers.seed(model, random.key(1)), values)
-    scanned, mapped = (handlers.trace(m).get_trace(y) for m in (given, in_parallel(model, y)(given)))
-    assert list(scanned) == list(mapped)
-    for name, site in scanned.items():
-        np.testing.assert_allclose(mapped[name]["value"], site["value"], rtol=1e-5)
-        if site["type"] == "sample":
-            assert mapped[name]["fn"].batch_shape == site["fn"].batch_shape
+    order, shapes = [], []
+
+    @jax.jit
+    def values_of_both():
+        both = [handlers.trace(m).get_trace(y) for m in (given, in_parallel(model, y)(given))]
+        for sites in both:
+            order.append(list(sites))
+            shapes.append([s["fn"].batch_shape for s in sites.values() if s["type"] == "sample"])
+        return [{name: site["value"] for name, site in sites.items()} for sites in both]
+
+    scanned, mapped = values_of_both()
+    assert order[0] == order[1]
+    assert shapes[0] == shapes[1]
+    for name, value in scanned.items():
+        np.testing.assert_allclose(mapped[name], value, rtol=1e-5)
 
 
 def test_smc_map_over_time_leaves_a_path_that_is_not_given_to_the_scan():
     wrapper = in_parallel(plain, Y)
     for given in ({}, {"x0": jnp.array(0.5)}):
-        model = handlers.seed(handlers.condition(plain, given), random.key(0))
-        scanned = handlers.trace(model).get_trace(Y)["x"]["value"]
-        wrapped = handlers.seed(wrapper(handlers.condition(plain, given)), random.key(0))
-        np.testing.assert_array_equal(handlers.trace(wrapped).get_trace(Y)["x"]["value"], scanned)
+        model = handlers.condition(plain, given)
+        scanned, wrapped = draw(model, random.key(0), Y)["x"], draw(wrapper(model), random.key(0), Y)["x"]
+        np.testing.assert_array_equal(wrapped, scanned)
         assert len(np.unique(scanned)) == 4
 
 
@@ -201,8 +214,7 @@ def test_smc_map_over_time_needs_every_latent_of_the_body():
 
     given = handlers.condition(two_latents, {"x": Y})
     scanned, wrapped = (
-        handlers.trace(handlers.seed(model, random.key(0))).get_trace(Y)["u"]["value"]
-        for model in (given, in_parallel(two_latents, Y)(given))
+        draw(model, random.key(0), Y)["u"] for model in (given, in_parallel(two_latents, Y)(given))
     )
     np.testing.assert_array_equal(wrapped, scanned)
 
@@ -305,11 +317,17 @@ STARTS = {
 def test_smc_start_without_a_scale_moves_in_unconstrained_coordinates(law):
     assert noise_map(law) is None
     standard = unconstrained_map(law)
-    x = law.sample(random.key(0))
-    z = standard.to_noise(x)
-    np.testing.assert_allclose(standard.to_value(z), x, rtol=1e-5)
-    jacobian = jax.jacobian(lambda z: jnp.ravel(standard.to_value(z.reshape(x.shape))))(jnp.ravel(z))
-    np.testing.assert_allclose(jnp.sum(standard.log_det(z)), jnp.linalg.slogdet(jacobian)[1], rtol=1e-4)
+    x = jax.jit(law.sample)(random.key(0))
+
+    @jax.jit
+    def all_of(x):
+        z = standard.to_noise(x)
+        jacobian = jax.jacobian(lambda z: jnp.ravel(standard.to_value(z.reshape(x.shape))))(jnp.ravel(z))
+        return standard.to_value(z), jnp.sum(standard.log_det(z)), jnp.linalg.slogdet(jacobian)[1]
+
+    again, log_det, determinant = all_of(x)
+    np.testing.assert_allclose(again, x, rtol=1e-5)
+    np.testing.assert_allclose(log_det, determinant, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

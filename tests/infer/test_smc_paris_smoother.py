@@ -28,10 +28,13 @@ def after_outer_start(previous, current, t):
     return jnp.where(t == 0, previous["x0"], previous["x"]) * current["x"]
 
 
-LAGGED = {"StateSpace": (linear_gaussian, XX), "scan": (linear_gaussian_scan, {"xx": after_outer_start})}
+LAGGED = [
+    pytest.param(linear_gaussian, XX, id="StateSpace"),
+    pytest.param(linear_gaussian_scan, {"xx": after_outer_start}, id="scan", marks=pytest.mark.nightly),
+]
 
 
-@pytest.mark.parametrize(("model", "functionals"), LAGGED.values(), ids=LAGGED)
+@pytest.mark.parametrize(("model", "functionals"), LAGGED)
 def test_smoothed_sum_and_evidence_of_a_linear_gaussian_model(model, functionals):
     y = jnp.asarray(DATA)
 

@@ -202,11 +202,12 @@ def test_smc_ppg_that_finds_no_path_names_the_time_and_the_site(monkeypatch):
     monkeypatch.setattr(particle_gibbs, "_MAX_DOUBLINGS", 1)
     words = r"at stage 2 of 3: with 4 particles every weight of \['near'\] was 0.*all -inf.*init_params"
     with pytest.raises(RuntimeError, match=words):
-        begin(PPG(narrow, 2), KEYS, y=Y.at[1].set(90.0))
+        begin(ParticleGibbs(narrow, 2), KEYS, y=Y.at[1].set(90.0))
 
 
 def test_smc_ppg_refuses_nan_data_of_vectorized_chains():
-    mcmc = MCMC(PPG(shown, 4), num_warmup=0, num_samples=1, num_chains=2, chain_method="vectorized")
+    kernel = PPG(shown, 4, inner_kernel=Metropolis, interweave=None)
+    mcmc = MCMC(kernel, num_warmup=0, num_samples=1, num_chains=2, chain_method="vectorized")
     with pytest.raises(ValueError, match=r"Observed site 'y'.* NaN .*first at 1.*handlers\.mask"):
         mcmc.run(KEY, Y.at[1].set(jnp.nan))
 

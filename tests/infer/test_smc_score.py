@@ -28,7 +28,7 @@ from emberwalk.infer.smc.parameters import ParametricModel, find_parameters
 from emberwalk.infer.smc.score import SweepOptions, path_score, score_functional, score_of_sweeps
 from emberwalk.kernels.smc import Functional, Path, of_path, unconditional_sweep
 from emberwalk.models import StateSpace, emission
-from tests.smc_data import linear_gaussian_data
+from tests.smc_data import kalman_log_likelihood, linear_gaussian_data
 from tests.statistics import assert_caught, assert_exact, mcse, optimised, replicas, z_scores
 
 NIGHTLY = pytest.mark.nightly
@@ -55,17 +55,6 @@ def linear_with_priors(y):
     start = dist.Normal(0, sx / jnp.sqrt(1 - phi**2))
     x = numpyro.sample("x", StateSpace(start, lambda prev, t: dist.Normal(phi * prev, sx), y.shape[0]))
     numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
-
-
-def kalman_log_likelihood(y: NDArray[np.float64], phi: float, sx: float, sy: float = 1.0) -> float:
-    """log p(y; phi, sx, sy) of `linear`, in float64."""
-    mean, variance, total = 0.0, sx**2 / (1 - phi**2), 0.0
-    for y_t in y:
-        seen = variance + sy**2
-        total -= 0.5 * (np.log(2 * np.pi * seen) + (y_t - mean) ** 2 / seen)
-        gain = variance / seen
-        mean, variance = phi * (mean + gain * (y_t - mean)), phi**2 * (1 - gain) * variance + sx**2
-    return total
 
 
 def exact_score(length: int, theta: tuple[float, ...], step: float = 1e-5) -> NDArray[np.float64]:

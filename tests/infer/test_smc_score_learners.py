@@ -12,12 +12,13 @@ from jax.example_libraries import optimizers
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.distributions import constraints
-from numpyro.infer import NUTS
+from numpyro.infer import NUTS, init_to_value
 from numpyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 
 from emberwalk.infer import PPG, MarkovScoreClimbing, ScoreAscent, without_path
 from emberwalk.models import StateSpace, emission, linear_gaussian, stochastic_volatility
 from tests.laws.runs import compilations
+from tests.metropolis import Metropolis
 
 Y = jnp.array([1.5, -0.5, 2.0, 0.3])
 OPTIM = optax.adam(0.02)
@@ -121,7 +122,7 @@ BAD_ARGUMENTS = {
 
 
 @pytest.mark.parametrize(("options", "message"), BAD_ARGUMENTS.values(), ids=BAD_ARGUMENTS)
-def test_smc_score_ascent_bad_argument(options, message):
+def test_smc_score_ascent_bad_input_argument(options, message):
     with pytest.raises(ValueError, match=message):
         ScoreAscent(learned, OPTIM, **options)
 
@@ -180,12 +181,12 @@ BAD_MODELS = {
 
 
 @pytest.mark.parametrize(("model", "objective", "message"), BAD_MODELS.values(), ids=BAD_MODELS)
-def test_smc_score_ascent_bad_model(model, objective, message):
+def test_smc_score_ascent_bad_input_model(model, objective, message):
     with pytest.raises(ValueError, match=message):
         ScoreAscent(model, OPTIM, 4, objective=objective).init(random.key(0), Y)
 
 
-def test_smc_score_ascent_bad_start():
+def test_smc_score_ascent_bad_input_start():
     with pytest.raises(ValueError, match=r"init_params=\['rho'\] are no parameters.*\['phi'\]"):
         ascent().init(random.key(0), Y, init_params={"rho": 0.1})
     with pytest.raises(ValueError, match=r"num_steps must be a whole number of at least 1, got 0"):
@@ -209,6 +210,22 @@ def gaussian(y):
     numpyro.sample("y", dist.Normal(numpyro.sample("x", dist.Normal(0.0, 1.0)), 1.0), obs=y)
 
 
+def nan_in_the_middle(y):
+    x = numpyro.sample("x", dist.Normal(0.0, 1.0))
+    numpyro.factor("cut", jnp.where(jnp.abs(x) < 0.7, 0.0, jnp.nan))
+    numpyro.sample("y", dist.Normal(x, 1.0), obs=y)
+
+
+def test_smc_score_climbing_hands_on_what_its_kernel_counts():
+    kernel = Metropolis(nan_in_the_middle, step_size=1.0, init_strategy=init_to_value(values={"x": 0.1}))
+    climbing = MarkovScoreClimbing(
+        nan_in_the_middle, AutoNormal(nan_in_the_middle), OPTIM, kernel, num_mcmc=3
+    )
+    with pytest.warns(UserWarning, match="NaN or infinite"):
+        result = climbing.run(random.key(0), 6, jnp.array(0.2), progress_bar=False)
+    assert result.state.num_nonfinite == result.state.chain.num_nonfinite > 0
+
+
 BAD_GUIDES = {
     "other sites": (
         guide_of_another,
@@ -222,12 +239,12 @@ BAD_GUIDES = {
 
 
 @pytest.mark.parametrize(("guide", "error", "message"), BAD_GUIDES.values(), ids=BAD_GUIDES)
-def test_smc_score_climbing_bad_guide(guide, error, message):
+def test_smc_score_climbing_bad_input_guide(guide, error, message):
     with pytest.raises(error, match=message):
         MarkovScoreClimbing(gaussian, guide, OPTIM, NUTS(gaussian)).init(random.key(0), 1.0)
 
 
-def test_smc_score_climbing_bad_kernel():
+def test_smc_score_climbing_bad_input_kernel():
     with pytest.raises(ValueError, match="kernel NUTS is on another model"):
         MarkovScoreClimbing(gaussian, guide_of_another, OPTIM, NUTS(linear_gaussian))
     with pytest.raises(TypeError, match=r"kernel must be an MCMC kernel such as PPG\(model\), got 3"):
@@ -255,14 +272,14 @@ def test_smc_score_climbing_density_of_an_auto_guide_is_that_of_its_draws():
     scale = jnp.tril(jnp.full((5, 5), 0.1)) + jnp.diag(jnp.arange(1.0, 6.0))
     params = {"auto_loc": jnp.linspace(-1, 1, 5), "auto_scale_tril": scale}
     flat = jnp.array([0.3, -0.2, 0.5, 1.0, -1.0])
-    drawn = guide._unpack_and_constrain(flat, params)
+    drawn = jax.jit(guide._unpack_and_constrain)(flat, params)
     values = {name: drawn[name] for name in bound.sites}
     exact = dist.MultivariateNormal(params["auto_loc"], scale_tril=scale).log_prob(flat)
-    assert float(bound.log_prob(params, values)) == pytest.approx(float(exact), rel=1e-4)
+    assert float(jax.jit(bound.log_prob)(params, values)) == pytest.approx(float(exact), rel=1e-4)
     # a guide of sites: the same law in constrained space, with its Jacobian
     guide = AutoNormal(gaussian)
     bound = MarkovScoreClimbing(gaussian, guide, OPTIM, NUTS(gaussian)).bind((1.0,), {})
-    at_x = bound.log_prob(
+    at_x = jax.jit(bound.log_prob)(
         {"x_auto_loc": jnp.array(1.0), "x_auto_scale": jnp.array(2.0)}, {"x": jnp.array(0.5)}
     )
     assert float(at_x) == pytest.approx(float(dist.Normal(1.0, 2.0).log_prob(0.5)), rel=1e-5)

@@ -36,15 +36,13 @@ def both_sweeps(ssm: SSM, checkpoint: bool, num=5, count=8, **options):
 
 SMOOTHED = {"functional": additive(products)}
 # T = 2 and 3 are too short to be cut; 8 = 3 + 3 + 2; the square 9 = 3 + 3 + 3
-CASES = {
+CASES = {"imh": (of_length(8), {**SMOOTHED, "paris": "imh"})}
+MORE_CASES = {
+    "T=2": (of_length(2), {}),
     "T=3": (of_length(3), {}),
     "T=8": (of_length(8), {}),
     "trace": (of_length(8), {"path_move": "trace"}),
-    "imh": (of_length(8), {**SMOOTHED, "paris": "imh"}),
     "order 2": (second_order(linear_gaussian_data(8)).ssm, {}),
-}
-MORE_CASES = {
-    "T=2": (of_length(2), {}),
     "T=9": (of_length(9), {}),
     "dense": (of_length(8), {**SMOOTHED, "paris": "dense"}),
     "imh and trace": (of_length(9), {**SMOOTHED, "paris": "imh", "path_move": "trace"}),
@@ -96,6 +94,7 @@ def test_auto_checkpoints_what_is_large():
     most = checkpoint._MAX_STORED_BYTES // a_stage
     assert not checkpoint.is_checkpointed("auto", most, cloud)
     assert checkpoint.is_checkpointed("auto", most + 1, cloud)
+    assert checkpoint.is_checkpointed("auto", most // 4 + 1, cloud, num_chains=4)
     assert checkpoint.is_checkpointed(True, 2, cloud)
     assert not checkpoint.is_checkpointed(False, most + 1, cloud)
 

@@ -14,7 +14,13 @@ import pytest
 from jax import random
 
 from emberwalk.kernels.smc import additive, conditional_sweep, of_path, paris, unconditional_sweep
-from tests.kernels.smc_models import EVENTFUL, ORDER_TWO, GaussianCase, autoregression
+from tests.kernels.smc_models import (
+    EVENTFUL,
+    ORDER_TWO,
+    GaussianCase,
+    autoregression,
+    with_wide_proposal,
+)
 from tests.statistics import assert_caught, assert_exact, replicas, z_scores
 
 CASE = autoregression((1.5, -0.5, 2.0, 0.3))
@@ -63,11 +69,28 @@ def test_smc_duality(num, how, num_backward):
     assert_exact(z_of_statistic(num, how, num_backward))
 
 
-@pytest.mark.parametrize("how", ["imh", pytest.param("dense", marks=NIGHTLY)])
+@NIGHTLY
+@pytest.mark.parametrize("how", ["imh", "dense"])
 def test_smc_duality_where_the_model_depends_on_time_and_an_observation_is_missing(how):
     assert_exact(z_of_statistic(2, how, case=EVENTFUL))
 
 
+@NIGHTLY
+@pytest.mark.parametrize("how", ["imh", "dense"])
+@pytest.mark.parametrize("num", [2, 4])
+def test_smc_duality_with_a_proposal(num, how):
+    """The ancestor is drawn with the density of the proposal, and weighed to be one of the backward kernel."""
+    guided = CASE._replace(ssm=with_wide_proposal(CASE.ssm))
+    assert_exact(z_of_statistic(num, how, case=guided))
+
+
+def test_smc_duality_dense_with_many_particles_is_warned_of(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    with pytest.warns(UserWarning, match=r'num_particles=5000 evaluates N\^2 = 2.5e\+07.*paris="imh"'):
+        assert paris.choose_paris("dense", 5000) == "dense"
+
+
+@NIGHTLY
 def test_smc_duality_average_in_blocks_of_rows_is_the_average(monkeypatch):
     reference = CASE.exact_draw(random.key(0))
 
@@ -108,6 +131,7 @@ def test_smc_duality_of_an_impossible_sweep_is_the_reference():
     np.testing.assert_array_equal(sweep.statistic, of_path(functional, reference))
 
 
+@NIGHTLY
 def test_smc_duality_long_sums_are_compensated():
     """1e5 stages of 0.1 each, in float32: a plain sum is off by 1.7."""
     long = autoregression((0.0, 0.0, 0.0)).ssm._replace(length=100_000)
@@ -140,7 +164,7 @@ def test_smc_duality_bad_input(bad, message):
 # Planted bugs
 
 
-@pytest.mark.parametrize(("num", "how"), [(2, "imh"), (4, "dense")])
+@pytest.mark.parametrize(("num", "how"), [(2, "imh"), pytest.param(4, "dense", marks=NIGHTLY)])
 def test_smc_duality_planted_unconditional_sweep(num, how):
     assert_caught(z_of_statistic(num, how, sweep=unconditional_sweep, count=20_000))
 
@@ -148,7 +172,7 @@ def test_smc_duality_planted_unconditional_sweep(num, how):
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=NIGHTLY)])
 def test_smc_duality_planted_always_accepting(num, monkeypatch):
     monkeypatch.setattr(paris, "accept", lambda key, there, here: jnp.ones(there.shape, bool))
-    assert_caught(z_of_statistic(num, "imh"))
+    assert_caught(z_of_statistic(num, "imh", count=60_000))
 
 
 @pytest.mark.parametrize("how", [pytest.param("imh", marks=NIGHTLY), "dense"])

@@ -132,11 +132,18 @@ def test_number_of_particles_must_be_whole_and_above_one(num):
         particle_gibbs(BASE.ssm, num)
 
 
-def test_path_move_is_checked_early():
+def sweep_of(ssm, num, **options):
+    return conditional_sweep(KEY, ssm, REFERENCE, num, **options)
+
+
+@pytest.mark.parametrize("build", [particle_gibbs, sweep_of])
+def test_sweep_is_checked_early(build):
+    with pytest.raises(ValueError, match=r"^num_particles must be a whole number of at least 2, got 1"):
+        build(BASE.ssm, 1)
     with pytest.raises(ValueError, match=r"^path_move must be one of .*, got 'forward'\.$"):
-        particle_gibbs(BASE.ssm, 8, path_move="forward")
+        build(BASE.ssm, 8, path_move="forward")
     with pytest.raises(ValueError, match=r'needs ssm.order; got None. Use path_move="trace"'):
-        particle_gibbs(BASE.ssm._replace(order=None), 8)
+        build(BASE.ssm._replace(order=None), 8)
 
 
 @partial(jax.jit, static_argnames="path_move")
@@ -163,7 +170,7 @@ def sweeps_that_lose_states(stage, path_move):
 
 
 @pytest.mark.parametrize("stage", [0, 2])
-@pytest.mark.parametrize("path_move", ["backward", "trace"])
+@pytest.mark.parametrize("path_move", ["backward", pytest.param("trace", marks=pytest.mark.nightly)])
 def test_state_that_is_no_number_has_no_weight_where_nothing_is_observed(path_move, stage):
     """Log g of a missing observation is 0 whatever the state is."""
     sweeps = sweeps_that_lose_states(stage, path_move)
@@ -180,7 +187,8 @@ def test_future_that_no_particle_can_have_led_to_keeps_the_path():
         factors = BASE.ssm.evaluate(c, x, t)
         return factors._replace(log_transition=jnp.where(t == 2, jnp.nan, factors.log_transition))
 
-    sweep = conditional_sweep(KEY, BASE.ssm._replace(evaluate=evaluate), REFERENCE, NUM)
+    cut = BASE.ssm._replace(evaluate=evaluate)
+    sweep = jax.jit(lambda key: conditional_sweep(key, cut, REFERENCE, NUM))(KEY)
     assert sweep.impossible.tolist() == [False, True, False]
     assert sweep.num_nonfinite == NUM + 1
     assert_same(sweep.path, REFERENCE)

@@ -29,7 +29,11 @@ def streamed(key, ssm: SSM, num: int, functional=PRODUCTS, **options):
     return smoother.estimate(state), state, with_first(start_sweep(key_forward, ssm, num, None).stats, stats)
 
 
-@pytest.mark.parametrize("options", [{"paris": "dense"}, {"num_backward": 1}], ids=["dense", "imh M=1"])
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param({"paris": "dense"}, id="dense", marks=pytest.mark.nightly),
+     pytest.param({"num_backward": 1}, id="imh M=1")],
+)  # fmt: skip
 def test_stream_is_the_sweep_where_the_backward_kernel_draws_nothing(options):
     ssm, key = autoregression(linear_gaussian_data(20)).ssm, random.key(0)
     estimate, state, _ = jax.jit(lambda key: streamed(key, ssm, 8, **options))(key)
@@ -52,6 +56,7 @@ def test_stream_estimates_the_smoothed_mean():
     assert_exact(z_of_stream())
 
 
+@pytest.mark.nightly
 def test_planted_stream_always_accepting(monkeypatch):
     monkeypatch.setattr(paris, "accept", lambda key, there, here: jnp.ones(there.shape, bool))
     assert_caught(z_of_stream(count=200))
@@ -92,11 +97,11 @@ def sums_in_float32_and_float64(length: int, num: int, how="imh"):
     return estimate, in_double, log_evidence, np.asarray(stats.log_mean_weight, np.float64).sum()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("length", "how"),
-    [(20_000, "imh"), pytest.param(200_000, "imh", marks=pytest.mark.nightly),
-     pytest.param(200_000, "dense", marks=pytest.mark.nightly)],
-)  # fmt: skip
+    [(20_000, "imh"), (200_000, "imh"), (200_000, "dense")],
+)
 def test_sums_in_float32_are_those_in_float64(length, how):
     estimate, in_double, log_evidence, evidence_in_double = sums_in_float32_and_float64(length, 8, how)
     np.testing.assert_allclose(estimate, in_double, rtol=1e-6)
@@ -107,7 +112,7 @@ def plain_sum(total, terms):
     return paris.Compensated(jax.tree.map(jnp.add, total.sum, terms), total.lost)
 
 
-@pytest.mark.parametrize("how", ["imh", "dense"])
+@pytest.mark.parametrize("how", ["imh", pytest.param("dense", marks=pytest.mark.nightly)])
 def test_planted_plain_sum_is_off_where_the_compensated_one_is_not(how, monkeypatch):
     """1e5 stages of 0.1 each."""
     still = CASE.ssm._replace(length=100_000)
@@ -128,7 +133,8 @@ def test_stage_without_a_possible_particle_is_counted_and_log_evidence_is_minus_
         factors = CASE.ssm.evaluate(c, x, t)
         return factors._replace(log_likelihood=jnp.where(t == 2, -jnp.inf, factors.log_likelihood))
 
-    _, state, stats = streamed(random.key(0), CASE.ssm._replace(evaluate=evaluate), 4)
+    impossible = CASE.ssm._replace(evaluate=evaluate)
+    _, state, stats = jax.jit(lambda key: streamed(key, impossible, 4))(random.key(0))
     assert state.log_evidence == -jnp.inf
     assert state.num_nonfinite == 1
     assert state.min_ess == 0

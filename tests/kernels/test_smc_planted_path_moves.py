@@ -10,7 +10,7 @@ from emberwalk.kernels.smc.resampling import inverse_cdf, relative_weights, sele
 from emberwalk.models.ssm_examples import linear_gaussian_ssm
 from tests.kernels.smc_models import BASE, EVENTFUL, ORDER_TWO, autoregression, moved, with_wide_proposal
 from tests.kernels.test_smc_path_move import z_after_moves
-from tests.statistics import assert_caught, assert_exact, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, moments, replicas, z_scores
 
 COUNT = 10_000
 
@@ -63,40 +63,44 @@ def test_planted_first_observation_left_out():
     assert_shows(BASE, ssm=blind)
 
 
-def test_planted_backward_weights_without_the_log_weights(monkeypatch):
-    change_backward(
-        monkeypatch,
-        lambda ssm, history: (ssm, with_log_weights(history, jnp.zeros_like(history.stages.log_weights))),
-    )
-    assert_shows(BASE)
+BACKWARD_BUGS = (
+    "no log-weights in the backward weights",
+    "weights overwritten by those of the next stage",
+    "the next emission left out of the backward weights",
+    "backward weights of the stage before",
+)
 
 
-def test_planted_weights_overwritten_by_those_of_the_next_stage(monkeypatch):
-    def one_late(ssm, history):
-        late = jnp.concatenate([history.stages.log_weights[1:], history.last.log_weights[None]])
-        return ssm, with_log_weights(history, late)
+def test_planted_backward_weights(monkeypatch):
+    """Four bugs and none of them in one program: compiling is what such a test costs."""
+    bug = None
 
-    change_backward(monkeypatch, one_late)
-    assert_shows(BASE)
+    def changed(ssm, history):
+        log_weights = history.stages.log_weights
+        late = jnp.concatenate([log_weights[1:], history.last.log_weights[None]])
+        log_weights = jnp.where(bug == 0, 0.0, jnp.where(bug == 1, late, log_weights))
 
-
-def test_planted_backward_weights_without_the_next_emission(monkeypatch):
-    def without_emission(ssm, history):
         def evaluate(c, x, t):
-            return ssm.evaluate(c, x, t)._replace(log_likelihood=jnp.zeros(()))
+            factors = ssm.evaluate(c, x, t - (bug == 3))
+            return factors._replace(log_likelihood=jnp.where(bug == 2, 0.0, factors.log_likelihood))
 
-        return ssm._replace(evaluate=evaluate), history
+        return ssm._replace(evaluate=evaluate), with_log_weights(history, log_weights)
 
-    change_backward(monkeypatch, without_emission)
-    assert_shows(EVENTFUL)
+    change_backward(monkeypatch, changed)
 
+    def sweep(key, path):
+        return conditional_sweep(key, EVENTFUL.ssm, path, 2).path
 
-def test_planted_backward_weights_of_the_stage_before(monkeypatch):
-    def one_early(ssm, history):
-        return ssm._replace(evaluate=lambda c, x, t: ssm.evaluate(c, x, t - 1)), history
+    def replica(key, which):
+        nonlocal bug
+        bug = which
+        key_draw, key_moves = random.split(key)
+        return moments(EVENTFUL.vector(moved(sweep, key_moves, EVENTFUL.exact_draw(key_draw), 10)))
 
-    change_backward(monkeypatch, one_early)
-    assert_shows(EVENTFUL)
+    program, keys = jax.jit(jax.vmap(replica, in_axes=(0, None))), random.split(random.key(2), 2 * COUNT)
+    for which, name in enumerate((*BACKWARD_BUGS, None)):
+        z = z_scores(program(keys, which), EVENTFUL.exact_moments())
+        (assert_exact if name is None else assert_caught)(z)
 
 
 def test_planted_one_factor_for_order_two():

@@ -88,7 +88,7 @@ class Case:
         agreement: how far chain methods may differ over 10 draws in float32.
         skipped: law (its test without "test_") -> why it is not asked of this kernel, beyond what the
             other fields say.
-        nightly: laws that cost too much for every run of the tests.
+        nightly: laws that cost too much for every run of the tests; True: all of them.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Case:
     stationary: bool = True
     agreement: float = 1e-5
     skipped: dict[str, str] = field(default_factory=dict)
-    nightly: frozenset[str] = frozenset()
+    nightly: frozenset[str] | bool = frozenset()
 
 
 def from_prior(model: Callable, names: tuple[str, ...], length: int, data: Callable) -> Callable:
@@ -335,7 +335,7 @@ CASES = [
         Sampler(ppg_of_regimes, REGIMES),
         Sampler(regimes_in_gibbs, REGIMES, place=put_path),
         fields=("z", *SWEEP_FIELDS, *HMC_FIELDS, "last_carry"),
-        nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
+        nightly=True,
     ),
     Case(
         "smc-particle-gibbs",

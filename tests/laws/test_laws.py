@@ -45,7 +45,7 @@ def every_case(law):
     parameters = []
     for case in CASES:
         marks = [pytest.mark.xdist_group(f"laws-{case.name}")]
-        if name in case.nightly:
+        if case.nightly is True or name in case.nightly:
             marks.append(pytest.mark.nightly)
         if name in case.skipped:
             marks.append(pytest.mark.skip(reason=case.skipped[name]))
@@ -134,7 +134,8 @@ def test_chain_methods_agree_in_x64_while_adapting(case, x64):
 @pytest.mark.nightly
 def test_parallel_chains_agree():
     """On two devices, in a process of its own, all kernels together."""
-    settings = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    settings = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.laws.parallel_chains"]
     result = subprocess.run(command, env=os.environ | settings, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

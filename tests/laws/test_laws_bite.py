@@ -213,6 +213,7 @@ def test_a_law_asks_for_a_clear_refusal():
         law(Case("says nothing", alone, None, fields=()))
 
 
+@pytest.mark.nightly
 @pytest.mark.xdist_group("laws-smc-ppg")
 def test_smc_ppg_planted_path_that_is_not_made_anew_moves_exact_draws(monkeypatch):
     """The innovations move keeps the path of before: theta is then that of another noise."""
