@@ -172,7 +172,8 @@ class ParticleGibbs(ChainKernel):
 
     def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
         """See `ChainKernel`."""
-        self.num_chains = num_chains_of(rng_key)
+        if not isinstance(rng_key, jax.core.Tracer):  # within PPG, which has said how many there are
+            self.num_chains = num_chains_of(rng_key)
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
     def init_one(self, rng_key, init_params, model_args, model_kwargs):
