@@ -7,12 +7,14 @@ renews. Andrieu, Doucet and Holenstein (2010).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from .checkpoint import Checkpoint
 from .conditional import PathMove, SweepResult, check_sweep, conditional_sweep, unconditional_sweep
+from .paris import Functional, Paris
 from .types import SSM, Path
 
 
@@ -48,7 +50,16 @@ class ParticleGibbsKernel(NamedTuple):
     step: Callable[[Key[Array, ""], PathState], tuple[PathState, PathInfo]]
 
 
-def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backward") -> ParticleGibbsKernel:
+def particle_gibbs(
+    ssm: SSM,
+    num_particles: int,
+    *,
+    path_move: PathMove = "backward",
+    functional: Functional | None = None,
+    paris: Paris = "auto",
+    num_backward: int = 2,
+    checkpoint: Checkpoint = "auto",
+) -> ParticleGibbsKernel:
     """Particle Gibbs with fixed parameters, equation (1).
 
     Args:
@@ -56,6 +67,8 @@ def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backw
         num_particles: N >= 2. Enough is when `update_rate` stays above one half at every stage;
             8 to 64 where the state has one or two dimensions.
         path_move: "backward" (needs `ssm.order`) or "trace".
+        functional, paris, num_backward, checkpoint: of every sweep, see `conditional_sweep`; the smoothed
+            functional is `info.sweep.statistic`.
 
     Raises:
         ValueError: for an N below 2, an unknown path move, or "backward" without an order.
@@ -68,15 +81,19 @@ def particle_gibbs(ssm: SSM, num_particles: int, *, path_move: PathMove = "backw
         >>> state, info = kernel.step(random.key(1), state)
     """
     check_sweep(ssm, num_particles, path_move)
+    how: dict[str, Any] = {
+        "path_move": path_move, "functional": functional, "paris": paris, "num_backward": num_backward,
+        "checkpoint": checkpoint,
+    }  # fmt: skip
 
     def init(key: Key[Array, ""], path: Path | None = None) -> PathState:
         if path is not None:
             return PathState(path, jnp.zeros((), jnp.int32))
-        sweep = unconditional_sweep(key, ssm, num_particles, path_move=path_move)
+        sweep = unconditional_sweep(key, ssm, num_particles, **how)
         return PathState(sweep.path, sweep.num_nonfinite)
 
     def step(key: Key[Array, ""], state: PathState) -> tuple[PathState, PathInfo]:
-        sweep = conditional_sweep(key, ssm, state.path, num_particles, path_move=path_move)
+        sweep = conditional_sweep(key, ssm, state.path, num_particles, **how)
         rate = jnp.mean(sweep.indices[1:] != 0)
         return PathState(sweep.path, state.num_nonfinite + sweep.num_nonfinite), PathInfo(sweep, rate)
 

@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from jax import random
 
-from emberwalk.kernels.smc import additive, conditional_sweep, of_path, paris, unconditional_sweep
+from emberwalk.kernels.smc import (
+    additive,
+    conditional_sweep,
+    of_path,
+    paris,
+    particle_gibbs,
+    unconditional_sweep,
+)
 from tests.kernels.smc_models import (
     EVENTFUL,
     ORDER_TWO,
@@ -108,8 +115,10 @@ def test_smc_duality_path_statistic_is_the_functional_of_the_path_and_changes_no
 
     @jax.jit
     def both(key):
-        sweep = partial(conditional_sweep, key, CASE.ssm, reference, 4)
-        return sweep(), sweep(functional=functional)
+        plain = conditional_sweep(key, CASE.ssm, reference, 4)
+        kernel = particle_gibbs(CASE.ssm, 4, functional=functional)
+        _, info = kernel.step(key, kernel.init(key, reference))
+        return plain, info.sweep
 
     plain, sweep = both(KEY)
     assert plain.statistic is None
