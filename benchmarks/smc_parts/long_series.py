@@ -10,27 +10,25 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from measure import TRIAL, Row, alternate, child
+from jax import lax, random
+from measure import TRIAL, Row, alternate, child, median_ms, ratio
 
-import emberwalk.infer
+from emberwalk.infer import PPG
 from emberwalk.kernels.smc import Path as StatePath
 from emberwalk.kernels.smc import conditional_sweep
-from emberwalk.models import linear_gaussian_ssm
+from emberwalk.models import linear_gaussian_scan, linear_gaussian_ssm
 
 from .setting import PEERS, SIZES, linear_gaussian_y
 from .sweep import Sweep, chain_of_sweeps, sweep_row
 
 _STORED, _SHORT, _LONG = (500, 1000, 5000) if TRIAL else (10_000, 100_000, 1_000_000)
-_NUM_SWEEPS = 2 if TRIAL else 20
+_NUM_SWEEPS, _NUM_DRAWS = (2, 2) if TRIAL else (20, 5)
 _GIB = 2**30
 
 
 def rows() -> list[Row]:
     """The sweep, then the stream."""
-    if not hasattr(emberwalk.infer, "paris_smoother"):
-        print("long_series is skipped: this emberwalk has no paris_smoother and no checkpoint.")
-        return []
-    return [checkpoint_row(), *stream_rows()]
+    return [checkpoint_row(), ppg_row(), *stream_rows()]
 
 
 def checkpoint_row(num: int = 32) -> Row:
@@ -48,6 +46,33 @@ def checkpoint_row(num: int = 32) -> Row:
     times = alternate(functions, min(5, SIZES.repeats))
     name = f"T = {_STORED}, checkpointed / stored whole, the same draws bit for bit"
     return sweep_row(name, num, times[True], times[False], _NUM_SWEEPS)._replace(at_most=2.2)
+
+
+def ppg_row(num: int = 32) -> Row:
+    """Whole draws of `PPG`: path, parameters, and both together."""
+    y = linear_gaussian_y(_STORED)
+
+    def draws_with(checkpoint):
+        kernel = PPG(linear_gaussian_scan, num, checkpoint=checkpoint)
+        state = kernel.init(random.key(0), 0, None, (y,), {})
+
+        @jax.jit
+        def run(state):
+            def one_draw(state, _):
+                return kernel.sample(state, (y,), {}), None
+
+            return lax.scan(one_draw, state, length=_NUM_DRAWS)[0].z
+
+        return lambda: run(state)
+
+    functions = {checkpoint: draws_with(checkpoint) for checkpoint in (True, False)}
+    jax.tree.map(np.testing.assert_array_equal, functions[True](), functions[False]())
+    times = alternate(functions, min(5, SIZES.repeats))
+    cost, wall = ratio(times[True], times[False]), ratio(times[True], times[False], "wall")
+    each = [median_ms(times[checkpoint].cpu) / _NUM_DRAWS for checkpoint in (True, False)]
+    note = f"CPU, {each[0]:.3g} against {each[1]:.3g} ms; wall {wall.median:.3g}x"
+    name = f"PPG draw, N = {num}: T = {_STORED}, checkpointed / stored whole, the same draws bit for bit"
+    return Row(name, cost.median, spread=cost, at_most=2.2, note=note)
 
 
 def stream_rows(num: int = 100) -> list[Row]:

@@ -92,8 +92,9 @@ def conditional_sweep(
         >>> from emberwalk.kernels.smc import conditional_sweep, unconditional_sweep
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
-        >>> start = unconditional_sweep(random.key(0), ssm, 16).path
-        >>> conditional_sweep(random.key(1), ssm, start, 16).path.latents.shape
+        >>> start = jax.jit(lambda key: unconditional_sweep(key, ssm, 16).path)(random.key(0))
+        >>> sweep = jax.jit(lambda key, path: conditional_sweep(key, ssm, path, 16))
+        >>> sweep(random.key(1), start).path.latents.shape
         (2,)
     """
     smooth = None if functional is None else smoother(ssm, functional, num_particles, paris, num_backward)
@@ -130,7 +131,8 @@ def unconditional_sweep(
         >>> from emberwalk.kernels.smc import unconditional_sweep
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
-        >>> bool(unconditional_sweep(random.key(0), ssm, 16).impossible.any())
+        >>> sweep = jax.jit(lambda key: unconditional_sweep(key, ssm, 16))(random.key(0))
+        >>> bool(sweep.impossible.any())
         False
     """
     smooth = None if functional is None else smoother(ssm, functional, num_particles, paris, num_backward)

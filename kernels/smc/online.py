@@ -87,9 +87,9 @@ def online_paris(
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> ssm = linear_gaussian_ssm(jnp.array([1.5, -0.5, 2.0]), phi=0.9, sx=1.0)
         >>> smoother = online_paris(ssm, additive(lambda previous, current, t: previous * current), 100)
-        >>> state = smoother.init(random.key(0))
+        >>> state, step = jax.jit(smoother.init)(random.key(0)), jax.jit(smoother.step)
         >>> for t in range(ssm.length):
-        ...     state, stats = smoother.step(random.key(1 + t), state)
+        ...     state, stats = step(random.key(1 + t), state)
         >>> smoother.estimate(state).shape
         ()
     """

@@ -77,8 +77,8 @@ def particle_gibbs(
         >>> from emberwalk.kernels.smc import particle_gibbs
         >>> from emberwalk.models.ssm_examples import linear_gaussian_ssm
         >>> kernel = particle_gibbs(linear_gaussian_ssm(jnp.ones(5), phi=0.9, sx=1.0), 16)
-        >>> state = kernel.init(random.key(0))
-        >>> state, info = kernel.step(random.key(1), state)
+        >>> state = jax.jit(kernel.init)(random.key(0))
+        >>> state, info = jax.jit(kernel.step)(random.key(1), state)
     """
     check_sweep(ssm, num_particles, path_move)
     how: dict[str, Any] = {

@@ -133,7 +133,16 @@ def in_parallel(model, y):
     )
 
 
-@pytest.mark.parametrize(("model", "y"), PARALLEL.values(), ids=PARALLEL)
+DAILY = ("volatility", "vectors and plates")
+
+
+@pytest.mark.parametrize(
+    ("model", "y"),
+    [
+        pytest.param(*case, id=name, marks=() if name in DAILY else pytest.mark.nightly)
+        for name, case in PARALLEL.items()
+    ],
+)
 def test_smc_map_over_time_has_the_potential_of_the_scan(model, y):
     found, wrapper = find(model, y), in_parallel(model, y)
     values = draw(model, random.key(0), y)

@@ -1,4 +1,4 @@
-"""The demo, and its posterior against a long run of another sampler."""
+"""The posterior of the demo against a long run of another sampler."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from jax import random
 from numpyro.infer import MCMC
 
-from emberwalk.infer import PPG, demo
+from emberwalk.infer import PPG
 from emberwalk.models import load_gbp_usd, stochastic_volatility
 
 # Mean and Monte Carlo error of 120,000 draws of NUTS on the non-centred form in float64.
@@ -35,17 +35,6 @@ def _mean_and_mcse(draws):
 
     values = np.asarray(draws, np.float64)
     return float(values.mean()), float(array_stats.mcse(values, chain_axis=0, draw_axis=1))
-
-
-def test_smc_demo_writes_its_figures_and_draws(tmp_path, capsys):
-    demo.main(["--draws", "6", "--warmup", "4", "--output", str(tmp_path)])
-    printed = capsys.readouterr().out
-    names = ["parameters.png", "posterior.nc", "update_rate.png", "volatility.png"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    for name in names:
-        assert f"wrote {tmp_path / name}" in printed
-    assert "Each sweep renewed" in printed
-    assert "Source: European Central Bank" in printed
 
 
 @pytest.mark.nightly

@@ -111,6 +111,7 @@ def test_smc_ppg_uses_these_private_members_of_gibbs():
     assert move(state).z == move(state._replace(rng_key=random.key(9))).z
 
 
+@pytest.mark.nightly
 def test_smc_ppg_nested_in_gibbs_starts_at_constrained_values_and_moves():
     inner = HMC(two_parameters, num_steps=2, trajectory_length=None, step_size=0.3)
     path = PPG(two_parameters, 4, interweave=None, inner_kernel=inner)
@@ -165,6 +166,7 @@ def test_smc_ppg_starts_where_it_is_told(joint):
     np.testing.assert_allclose(state.potential_energy, exact, rtol=1e-5)
 
 
+@pytest.mark.nightly
 def test_smc_ppg_failed_first_filter_is_tried_with_more_particles(monkeypatch):
     kernel, many = ParticleGibbs(narrow, 2), random.split(KEY, 16)
     fails = jax.jit(jax.vmap(lambda key: kernel.failed(begin(kernel, key))))(many)
@@ -177,6 +179,7 @@ def test_smc_ppg_failed_first_filter_is_tried_with_more_particles(monkeypatch):
     assert together.num_nonfinite.tolist() == [0, 0]
 
 
+@pytest.mark.nightly
 def test_smc_ppg_vectorized_chains_go_on_after_one_was_started_again(monkeypatch):
     kernel = PPG(narrow, 2)
     second = jnp.array([False, True])

@@ -266,6 +266,7 @@ def unusual(y):
     numpyro.sample("y", dist.Normal(a + b.sum(), w[0]), obs=y)
 
 
+@pytest.mark.nightly
 def test_smc_score_climbing_density_of_an_auto_guide_is_that_of_its_draws():
     guide = AutoMultivariateNormal(unusual)
     bound = MarkovScoreClimbing(unusual, guide, OPTIM, NUTS(unusual)).bind((1.0,), {})

@@ -36,11 +36,11 @@ def both_sweeps(ssm: SSM, checkpoint: bool, num=5, count=8, **options):
 
 SMOOTHED = {"functional": additive(products)}
 # T = 2 and 3 are too short to be cut; 8 = 3 + 3 + 2; the square 9 = 3 + 3 + 3
-CASES = {"imh": (of_length(8), {**SMOOTHED, "paris": "imh"})}
+CASES = {"T=8": (of_length(8), {})}
 MORE_CASES = {
     "T=2": (of_length(2), {}),
     "T=3": (of_length(3), {}),
-    "T=8": (of_length(8), {}),
+    "imh": (of_length(8), {**SMOOTHED, "paris": "imh"}),
     "trace": (of_length(8), {"path_move": "trace"}),
     "order 2": (second_order(linear_gaussian_data(8)).ssm, {}),
     "T=9": (of_length(9), {}),

@@ -62,6 +62,7 @@ def test_backward_sampling_of_order_two_keeps_the_posterior(num):
     assert_exact(z_after_moves(ORDER_TWO, num, moves=8))
 
 
+@pytest.mark.nightly
 def test_path_move_keeps_the_posterior_where_the_model_depends_on_time_and_an_observation_is_missing():
     assert_exact(z_after_moves(EVENTFUL, 2))
 

@@ -40,7 +40,7 @@ def adverse_uniforms(weights: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("scale", [0.1, 3.0])
-@pytest.mark.parametrize("num", [16, 100, 1000, 4096])
+@pytest.mark.parametrize("num", [16, 4096])
 def test_no_index_of_weight_zero_is_drawn(num, scale):
     weights = jnp.asarray(weights_with_zeros(num, scale))
     weight_drawn = jax.jit(lambda uniforms: weights[select(uniforms, weights)])

@@ -342,5 +342,6 @@ CASES = [
         Sampler(path_alone, PATH_ALONE),
         Sampler(path_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
         fields=("z", *SWEEP_FIELDS, "functionals", "path_functionals"),
+        nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
     ),
 ]
