@@ -20,14 +20,19 @@ def chain_means(
     num_sweeps: int,
     *args,
     optimise: bool = True,
+    init_params: dict | None = None,
 ) -> NDArray[np.float64]:
-    """Means over the sweeps after warm-up of what `collect(state)` gives, one row a chain."""
+    """Means over the sweeps after warm-up of what `collect(state)` gives, one row a chain.
+
+    `init_params` are one start, for all chains.
+    """
     keys = random.split(random.key(0), num_chains)
     sample, init = kernel.sample, kernel.init
     if type(kernel) is Gibbs:  # ours vectorize themselves, NumPyro's is for one chain
         init = jax.vmap(kernel.init, in_axes=(0, None, None, None, None))
         sample = jax.vmap(kernel.sample, in_axes=(0, None, None))
-    state = init(keys, num_warmup, None, args, {})
+    start = jax.tree.map(lambda leaf: jax.numpy.broadcast_to(leaf, (num_chains, *leaf.shape)), init_params)
+    state = init(keys, num_warmup, start, args, {})
 
     def sweep(state, _):
         state = sample(state, args, {})

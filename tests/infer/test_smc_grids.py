@@ -127,7 +127,8 @@ def test_smc_growth_model_of_unknown_state_sd():
     weights /= weights.sum()
     above = weights @ [one.mean(ABOVE_ZERO) for one in each]
     mean, second = weights @ sds, weights @ sds**2
-    np.testing.assert_allclose([mean, np.sqrt(second - mean**2)], [2.3142, 0.4224], atol=2e-4)
+    # of a grid twice as wide in sd; cells a quarter as wide change log p(y | sd) by 1e-3 where sd is 1.2, 1e-6 at 2.3
+    np.testing.assert_allclose([mean, np.sqrt(second - mean**2)], [2.31454, 0.42253], atol=1e-4)
     np.testing.assert_allclose(above[[22, 23]], [0.9493, 0.6929], atol=1e-3)
 
     def collect(state):
@@ -199,13 +200,13 @@ def test_smc_counts_at_known_parameters_are_those_of_forward_backward():
         x = jnp.asarray(state.z["x"], jnp.float32)
         return jnp.concatenate([x, (x[:, 1:] * x[:, :-1]).sum(1, keepdims=True)], axis=1)
 
-    seen = chain_means(ParticleGibbs(model, 32), collect, 400, 30, 100, jnp.asarray(counts_data()))
+    seen = chain_means(ParticleGibbs(model, 32), collect, 100, 20, 40, jnp.asarray(counts_data()))
     assert_exact(z_scores(seen, np.append(means, 27600.9493)))
 
 
 @pytest.mark.nightly
 def test_smc_counts_of_unknown_parameters():
-    lams, rhos = (np.arange(60) + 0.5) / 60 * 12, (np.arange(60) + 0.5) / 60
+    lams, rhos = (np.arange(40) + 0.5) / 40 * 12, (np.arange(40) + 0.5) / 40
     log_joint = np.array(
         [[halfnorm(0, 5).logpdf(lam) + counts(lam, rho).log_evidence for rho in rhos] for lam in lams]
     )
@@ -221,6 +222,9 @@ def test_smc_counts_of_unknown_parameters():
         lam, rho = jnp.exp(state.z["lam"]), jax.nn.sigmoid(state.z["rho"])
         return jnp.stack([lam, rho, lam**2, lam * rho, rho**2], axis=1)
 
-    seen = chain_means(PPG(poisson_counts, 32), collect, 400, 1000, 2000, jnp.asarray(counts_data()))
+    # from a start drawn uniformly the path may be impossible: it makes fewer than were counted
+    start = {"lam": jnp.log(3.0), "rho": jnp.array(1.5)}
+    y = jnp.asarray(counts_data())
+    seen = chain_means(PPG(poisson_counts, 32), collect, 64, 300, 300, y, init_params=start)
     exact = [lam, rho, weights.sum(1) @ lams**2, both, weights.sum(0) @ rhos**2]
     assert_exact(z_scores(seen, exact))
