@@ -67,8 +67,10 @@ def particle_gibbs(
         num_particles: N >= 2. Enough is when `update_rate` stays above one half at every stage;
             8 to 64 where the state has one or two dimensions.
         path_move: "backward" (needs `ssm.order`) or "trace".
-        functional, paris, num_backward, checkpoint: of every sweep, see `conditional_sweep`; the smoothed
-            functional is `info.sweep.statistic`.
+        functional: smoothed by every sweep, `info.sweep.statistic`.
+        paris: see `conditional_sweep`.
+        num_backward: see `conditional_sweep`.
+        checkpoint: see `conditional_sweep`.
 
     Raises:
         ValueError: for an N below 2, an unknown path move, or "backward" without an order.
