@@ -23,7 +23,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 type Position = PyTree[Float[Array, "..."]]
 type Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
 
-_COUNTS = (0, *(10**power for power in range(7)))
+# Counts at which a schedule is looked at.
+COUNTS = (0, *(10**power for power in range(7)))
 
 
 class SGState(NamedTuple):
@@ -166,7 +167,7 @@ def check_schedule(name: str, value: float | Schedule, *, positive: bool) -> Non
     """
     if isinstance(value, jax.core.Tracer):
         return
-    for count in _COUNTS if callable(value) else (0,):
+    for count in COUNTS if callable(value) else (0,):
         with jax.ensure_compile_time_eval():
             at = np.asarray(value(jnp.asarray(count)) if callable(value) else value, float)
         if at.shape != () or not np.isfinite(at) or at < 0 or (positive and at == 0):
@@ -186,8 +187,3 @@ def normal_like(rng_key: Key[Array, ""], tree: Position) -> Position:
     from blackjax.util import generate_gaussian_noise
 
     return generate_gaussian_noise(rng_key, tree)
-
-
-def like(position: Position, precond: Any) -> Any:
-    """A scalar or array of `precond` for each leaf of the position: its leaves, broadcast over theirs."""
-    return jax.tree.map(lambda z, m: jnp.broadcast_to(m, z.shape), position, precond)

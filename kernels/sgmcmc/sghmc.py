@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from .base import Schedule, SGInfo, at_count
+from .base import COUNTS, Schedule, SGInfo, at_count
 from .momentum import Underdamped, drift, kick, ornstein_uhlenbeck
 from .precondition import Kind
 from .temperatures import kinetic_temperature
-
-_COUNTS = (0, *(10**power for power in range(7)))
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Sghmc(Underdamped):
 
     def __post_init__(self):
         super().__post_init__()
-        for count in _COUNTS if callable(self.step_size) else (0,):
+        for count in COUNTS if callable(self.step_size) else (0,):
             product = self.friction * float(at_count(self.step_size, jnp.asarray(count)))
             if product >= 1:
                 raise ValueError(

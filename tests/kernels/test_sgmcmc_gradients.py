@@ -51,7 +51,7 @@ NOISY = {
 }
 
 
-def squares(algorithm, temperature, gradient, num_chains=8000, num_steps=200, every=1):
+def squares(algorithm, temperature, gradient, num_chains=8000, num_steps=200):
     """(q - E q)^2 at the end of many chains from the mode."""
     mode = DATA.sum() / (N + 1)
     kernel = build(algorithm, gradient, temperature)
