@@ -8,6 +8,10 @@ if not __name__.startswith("emberwalk."):
 
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
+from .sgmcmc.control_variates import control_variates
+from .sgmcmc.kernel import SGMCMC
+from .sgmcmc.rows import HostRows
+from .sgmcmc.state import SGMCMCState
 from .smc.ascent import ScoreAscentResult, ScoreAscentState
 from .smc.estimates import FunctionalEstimate, ppg_estimates
 from .smc.functionals import lag_product, moment
@@ -23,15 +27,19 @@ from .smc.without_path import without_path
 
 __all__ = [
     "PPG",
+    "SGMCMC",
     "FunctionalEstimate",
+    "HostRows",
     "MarkovScoreClimbing",
     "PPGState",
     "PaRISResult",
     "ParticleGibbs",
     "ParticleGibbsState",
+    "SGMCMCState",
     "ScoreAscent",
     "ScoreAscentResult",
     "ScoreAscentState",
+    "control_variates",
     "diagnose",
     "forecast",
     "lag_product",

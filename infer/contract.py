@@ -281,19 +281,19 @@ class ModelKernel(ChainKernel):
         return self._model
 
     @abstractmethod
-    def start(self, rng_key: Array, z: dict[str, Array], potential_fn: Callable) -> Any:
+    def start(self, rng_key: Array, z: dict[str, Array], potential_fn: Any) -> Any:
         """First state of one chain at `z`; it keeps `rng_key`."""
 
     @abstractmethod
-    def move(self, state: Any, potential_fn: Callable) -> Any:
+    def move(self, state: Any, potential_fn: Any) -> Any:
         """Next state of one chain; counts its own iterations in `state.i`."""
 
     def init_one(self, rng_key, init_params, model_args, model_kwargs):
         """See `ChainKernel`."""
         key_model, key_chain = random.split(rng_key)
         info, self._potential_fn_gen, self._postprocess_fn, trace = initialize_model(
-            key_model, self._model, dynamic_args=True, init_strategy=self._init_strategy,
-            model_args=model_args, model_kwargs=model_kwargs,
+            key_model, self.model_to_start(model_args, model_kwargs), dynamic_args=True,
+            init_strategy=self._init_strategy, model_args=model_args, model_kwargs=model_kwargs,
         )  # fmt: skip
         self._inv_transforms = _transforms_from_trace(trace, raise_warnings=False).inv_transforms
         if init_params is None:
@@ -302,11 +302,19 @@ class ModelKernel(ChainKernel):
             z = transform_fn(self._inv_transforms, init_params, invert=True)
         else:
             z = init_params
-        return self.start(key_chain, z, self._potential_fn_gen(*model_args, **model_kwargs))
+        return self.start(key_chain, z, self.potential(model_args, model_kwargs))
 
     def sample_one(self, state, model_args, model_kwargs):
         """See `ChainKernel`."""
-        return self.move(state, self._potential_fn_gen(*model_args, **(model_kwargs or {})))
+        return self.move(state, self.potential(model_args, model_kwargs or {}))
+
+    def model_to_start(self, model_args: tuple, model_kwargs: dict[str, Any]) -> Callable[..., Any]:
+        """The model for which NumPyro finds a first value."""
+        return self._model
+
+    def potential(self, model_args: tuple, model_kwargs: dict[str, Any]) -> Any:
+        """What `start` and `move` are given: the function z -> potential energy."""
+        return self._potential_fn_gen(*model_args, **model_kwargs)
 
     def postprocess_fn(self, model_args, model_kwargs):
         """Unconstrained to constrained values, deterministic sites included."""

@@ -78,6 +78,11 @@ class SGAlgorithm(ABC):
 
     underdamped: ClassVar[bool] = False
 
+    @property
+    def preconditioned(self) -> bool:
+        """Whether a mass or preconditioner is to be adapted."""
+        return False
+
     def __post_init__(self) -> None:
         check_schedule("step_size", self.step_size, positive=True)
 
@@ -109,10 +114,13 @@ class SGAlgorithm(ABC):
         """One step. Where gradient or position is not finite, the position stays and the momentum is zero."""
         moved, info = self.move(rng_key, state, gradient, temperature)
         finite = is_finite(gradient) & is_finite(moved.position)
-        momentum = jax.tree.map(jnp.zeros_like, state.momentum)
-        kept = state._replace(momentum=momentum, step=moved.step)
-        state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, kept)
-        return state, info._replace(finite=finite)
+        return moved_or_kept(finite, moved, state), info._replace(finite=finite)
+
+
+def moved_or_kept(accept: Bool[Array, ""], moved: SGState, state: SGState) -> SGState:
+    """The step, or where it is refused the state before it, its momentum zero and the step counted."""
+    kept = state._replace(momentum=jax.tree.map(jnp.zeros_like, state.momentum), step=moved.step)
+    return jax.tree.map(lambda new, old: jnp.where(accept, new, old), moved, kept)
 
 
 class SGKernel(NamedTuple):

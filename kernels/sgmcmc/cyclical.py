@@ -54,6 +54,11 @@ class Cyclical(SGAlgorithm):
         """Whether the algorithm has a momentum."""
         return self.algorithm.underdamped
 
+    @property
+    def preconditioned(self) -> bool:
+        """See `SGAlgorithm`."""
+        return self.algorithm.preconditioned
+
     def init(self, rng_key, position, temperature):
         """See `SGAlgorithm`."""
         return self.algorithm.init(rng_key, position, temperature)
@@ -82,16 +87,16 @@ class Cyclical(SGAlgorithm):
             return jnp.where(k < self.steps_of_exploration, 0.0, 1.0)
         return k / max(1, self.cycle_length - 1)
 
-    def steps_to_draw(self, draw: Int[Array, ""]) -> Int[Array, ""]:
-        """Steps from the draw before: the draws of a cycle lie evenly in its sampling part, the last at its end."""
+    def draw_ends(self) -> Int[Array, " draws"]:
+        """Steps of a cycle done at each of its draws: evenly in its sampling part, the last at its end."""
         sampling = self.cycle_length - self.steps_of_exploration
-        place = draw % self.draws_per_cycle
-        ends = (
-            self.steps_of_exploration
-            + (jnp.arange(1, self.draws_per_cycle + 1) * sampling) // self.draws_per_cycle
-        )
-        before = jnp.where(place == 0, 0, ends[place - 1])
-        return ends[place] - before
+        parts = jnp.arange(1, self.draws_per_cycle + 1) * sampling // self.draws_per_cycle
+        return self.steps_of_exploration + parts
+
+    def steps_to_draw(self, draw: Int[Array, ""]) -> Int[Array, ""]:
+        """Steps from the draw before."""
+        place, ends = draw % self.draws_per_cycle, self.draw_ends()
+        return ends[place] - jnp.where(place == 0, 0, ends[place - 1])
 
 
 def cyclical(

@@ -26,6 +26,11 @@ class Underdamped(SGAlgorithm):
 
     underdamped: ClassVar[bool] = True
 
+    @property
+    def preconditioned(self):
+        """See `SGAlgorithm`."""
+        return self.mass != "identity"
+
     def __post_init__(self):
         super().__post_init__()
         check_kind("mass", self.mass)

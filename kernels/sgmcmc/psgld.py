@@ -27,6 +27,11 @@ class Psgld(SGAlgorithm):
         super().__post_init__()
         check_kind("precond", self.precond)
 
+    @property
+    def preconditioned(self):
+        """See `SGAlgorithm`."""
+        return self.precond != "identity"
+
     def init(self, rng_key, position, temperature):
         """See `SGAlgorithm`."""
         return SGState(position, None, None, ones(self.precond, position), jnp.zeros((), jnp.int32))

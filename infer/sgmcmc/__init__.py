@@ -1,0 +1,1 @@
+"""SG-MCMC for NumPyro models; its public names are those of `emberwalk.infer`."""

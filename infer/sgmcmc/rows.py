@@ -1,0 +1,136 @@
+"""Data larger than memory: the rows of a batch are read on the host, those of all steps of a draw at once.
+
+    indices (on the device, from the key)  ->  rows (on the host)  ->  batches (on the device)     (1)
+
+The read is a pure function of the indices, so that a repeated, resumed or vectorized run has the same draws,
+and the same as with the arrays in memory.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import random
+
+from .minibatch import Batching, Indices, drawn_indices
+
+_ORDERS = ("random", "blocks")
+
+
+class HostRows:
+    """Arrays of N rows each that stay on the host: numpy, a memmap, anything with a shape that indexes rows.
+
+    The model takes a batch of them as its arguments, and says how many rows there are:
+    `plate("rows", n, subsample_size=X.shape[0])`, without `numpyro.subsample`.
+
+    Args:
+        arrays: keyword argument of the model -> array, its first axis the rows.
+        plate: name of the plate of the rows.
+        batch_size: b, rows of a batch.
+        order: "random" rows, or "blocks" of rows that lie together, at random places: fewer reads from a disk,
+            but noisier where neighbours are alike.
+        block_size: rows of a block; divides `batch_size`. None: all of it.
+
+    Raises:
+        ValueError: naming the array or argument and the numbers.
+
+    Examples:
+        >>> from emberwalk.infer import HostRows
+        >>> rows = HostRows({"y": np.arange(1000.0)}, plate="rows", batch_size=50)
+        >>> len(rows)
+        1000
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any],
+        *,
+        plate: str,
+        batch_size: int,
+        order: Literal["random", "blocks"] = "random",
+        block_size: int | None = None,
+    ):
+        if not arrays:
+            raise ValueError("HostRows needs at least one array.")
+        lengths = {name: int(array.shape[0]) for name, array in arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"The arrays of HostRows must have as many rows each, got {lengths}.")
+        if order not in _ORDERS:
+            raise ValueError(f"order must be one of {_ORDERS}, got {order!r}.")
+        self.arrays, self.plate, self.batch_size, self.order = dict(arrays), plate, batch_size, order
+        if not 1 <= batch_size <= len(self):
+            raise ValueError(f"batch_size must be from 1 to the {len(self)} rows, got {batch_size!r}.")
+        self.block_size = batch_size if block_size is None else block_size
+        if order == "blocks" and (self.block_size < 1 or batch_size % self.block_size):
+            raise ValueError(f"block_size must divide batch_size = {batch_size}, got {self.block_size!r}.")
+
+    def __len__(self) -> int:
+        return int(next(iter(self.arrays.values())).shape[0])
+
+    def first_rows(self) -> dict[str, np.ndarray]:
+        """The first b rows of each array, to which the model is bound for whoever runs it without a batch."""
+        return self._read(np.arange(self.batch_size))
+
+    def _read(self, indices: Any) -> dict[str, np.ndarray]:
+        """Rows in the order of the indices; read in ascending order, which is a disk's."""
+        flat = np.asarray(indices).reshape(-1)
+        ascending = np.argsort(flat, kind="stable")
+        return {
+            name: self._as_given(array, flat[ascending], ascending).reshape(
+                np.shape(indices) + array.shape[1:]
+            )
+            for name, array in self.arrays.items()
+        }
+
+    @staticmethod
+    def _as_given(array: Any, sorted_indices: np.ndarray, ascending: np.ndarray) -> np.ndarray:
+        read = np.asarray(array[sorted_indices])
+        rows = np.empty(read.shape, jax.dtypes.canonicalize_dtype(read.dtype))
+        rows[ascending] = read
+        return rows
+
+
+class ReadRows:
+    """The `Rows` of a `HostRows` (`minibatch.py`).
+
+    Args:
+        data: the arrays.
+        batching: "replacement" or "epoch".
+    """
+
+    def __init__(self, data: HostRows, batching: Batching):
+        if data.order == "blocks" and batching == "epoch":
+            raise ValueError('batching="epoch" goes through single rows: it needs HostRows(order="random").')
+        self.data, self.batching = data, batching
+
+    @property
+    def sizes(self):
+        """See `Rows`."""
+        return {self.data.plate: (len(self.data), self.data.batch_size)}
+
+    def indices(self, key, order_key, step) -> Indices:
+        """See `Rows`."""
+        if self.data.order == "random":
+            return drawn_indices(self.sizes, self.batching, key, order_key, step)
+        length, num_rows = self.data.block_size, len(self.data)
+        starts = random.randint(key, (self.data.batch_size // length, 1), 0, num_rows)
+        # around the end, so that every row is as probable
+        return {self.data.plate: ((starts + jnp.arange(length)) % num_rows).reshape(-1)}
+
+    def fetch(self, indices):
+        """See `Rows`: one callback for all batches."""
+        rows = indices[self.data.plate]
+        shapes = {
+            name: jax.ShapeDtypeStruct(
+                rows.shape + array.shape[1:], jax.dtypes.canonicalize_dtype(array.dtype)
+            )
+            for name, array in self.data.arrays.items()
+        }
+        return jax.pure_callback(self.data._read, shapes, rows, vmap_method="broadcast_all")
+
+    def bind(self, batch, model_kwargs):
+        """See `Rows`: the plate counts the rows of the batch."""
+        length = next(iter(batch.values())).shape[0]
+        return {self.data.plate: jnp.arange(length)}, {**model_kwargs, **batch}
