@@ -74,9 +74,15 @@ def _constant_shapes(model: Callable, args: tuple, kwargs: dict[str, Any]) -> di
     jax.eval_shape(parameters, key)
     if not families:
         return {}
-    values = jax.jit(parameters)(key)
+    with jax.ensure_compile_time_eval():  # `init` may itself be traced
+        values = jax.jit(parameters)(key)
     parents: Any = get_dependencies(model, args, kwargs)["prior_dependencies"]
-    constant = [name for name in families if set(parents.get(name, {name})) <= {name}]
+    constant = [
+        name
+        for name in families
+        if set(parents.get(name, {name})) <= {name}
+        and not any(isinstance(value, jax.core.Tracer) for value in values[name])
+    ]
     return {name: (families[name], values[name]) for name in constant}
 
 

@@ -173,7 +173,7 @@ class SGMCMC(ModelKernel):
             doubled = sorted(set(self.data.arrays) & set(kwargs))
             if doubled:
                 raise ValueError(f"HostRows passes {doubled} to the model: leave them out of run.")
-        if self.tempering == "posterior":
+        if self.tempering == "posterior" and not isinstance(self.temperature, jax.core.Tracer):
             check_tempered_prior(self._model, model_args, kwargs, temperature_range(self.temperature))
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
@@ -323,6 +323,8 @@ def check_temperature(temperature: float | Schedule) -> None:
 
 def temperature_range(temperature: float | Schedule) -> tuple[float, float]:
     """The lowest and the highest T, as far as the counts that are looked at tell."""
-    counts = COUNTS if callable(temperature) else (0,)
-    values = [float(at_count(temperature, jnp.asarray(count))) for count in counts]
+    if not callable(temperature):
+        return temperature, temperature
+    with jax.ensure_compile_time_eval():
+        values = [float(at_count(temperature, jnp.asarray(count))) for count in COUNTS]
     return min(values), max(values)

@@ -92,7 +92,7 @@ def check_center(center: Mapping[str, Any], model: Callable, args: tuple, kwargs
             raise ValueError(f"center[{name!r}] must have the shape {shape}, got {given}.")
         with jax.ensure_compile_time_eval():
             inside = site["fn"].support(jnp.asarray(center[name]))
-        if not isinstance(inside, jax.core.Tracer) and not np.all(inside):
+        if not isinstance(inside, jax.core.Tracer) and not np.asarray(inside).all():
             raise ValueError(
                 f"center[{name!r}] must be a constrained value in {site['fn'].support}, got {center[name]}."
             )

@@ -34,11 +34,14 @@ def _of_noise(kernel: Any, state: SGMCMCState) -> list[str]:
     r = float(ratios[worst])
     if r > _NOISE:
         bound = "at most " if kernel.batching == "epoch" else ""
+        cut = f"{r / _NOISE:.2g}x"
+        ways = [f"Cut step_size {cut}", f"raise the batch {cut}"]
+        ways += [] if kernel.control is not None else ["use control_variates"]
+        ways += [] if kernel.batching == "epoch" else ['use batching="epoch"']
         sentences.append(
             f"At T = {temperature:.3g}, {bound}{r / (1 + r):.0%} of the spread of {kernel.site_names[worst]} is "
-            f"minibatch noise (ratio {r:.2g}): its effective temperature is {bound}{temperature * (1 + r):.2g}. Cut "
-            f"step_size {r / _NOISE:.2g}x, raise the batch {r / _NOISE:.2g}x, use control_variates, or "
-            "batching='epoch'."
+            f"minibatch noise (ratio {r:.2g}): its effective temperature is {bound}{temperature * (1 + r):.2g}. "
+            f"{', '.join(ways[:-1])}, or {ways[-1]}."
         )
     return sentences
 

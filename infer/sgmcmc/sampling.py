@@ -196,7 +196,7 @@ class Sampling:
         def step(j: Int[Array, ""], carry: _Steps) -> _Steps:
             count = at.clock + jnp.where(ticks, j, 0)
             before = carry.inner._replace(step=count)
-            level = course * at_count(self.temperature, count)
+            level = self._level(course, count)
             moved, info = self.algorithm.update(random.fold_in(key_noise, j), before, carry.gradient, level)
             next_temperature = at_count(self.temperature, jnp.where(ticks, count + 1, count))
             estimate = target.estimate(moved.position, batch_of(j), next_temperature, state.anchor)
@@ -225,6 +225,10 @@ class Sampling:
             state.inner, state.gradient, state.potential_energy, state.step_size, kinetic, none_yet, num_refused
         )  # fmt: skip
         return lax.fori_loop(0, num_steps, step, first)
+
+    def _level(self, course: Float[Array, ""], count: Int[Array, ""]) -> Float[Array, ""]:
+        """T of the noise of a step."""
+        return course * at_count(self.temperature, count)
 
     def _share(self, j: Int[Array, ""], num_steps: Any) -> Float[Array, ""]:
         """Weight of a step in the temperatures of its draw: all alike; of a cycle, whose steps differ, the last."""

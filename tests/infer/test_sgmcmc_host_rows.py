@@ -1,0 +1,104 @@
+"""T9 of SG-MCMC: rows that are read on the host give the draws of rows in memory."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import random
+from numpyro.infer import MCMC, init_to_value
+
+from emberwalk.infer import SGMCMC, HostRows, control_variates
+from emberwalk.infer.sgmcmc.minibatch import DeviceRows, over_all_rows
+from emberwalk.infer.sgmcmc.rows import ReadRows
+from emberwalk.kernels.sgmcmc import baoab, leimkuhler_matthews
+from tests.infer.sgmcmc_models import mean_data, mean_model, streamed_mean_model
+
+N, B = 60, 10
+START = init_to_value(values={"m": 0.0})
+
+
+@pytest.fixture
+def on_disk(tmp_path):
+    """A memmap of N rows in float64, which becomes what JAX is set to."""
+    np.save(tmp_path / "y.npy", mean_data(N))
+    return np.load(tmp_path / "y.npy", mmap_mode="r")
+
+
+def draws(kernel, num_chains, *args, **kwargs):
+    mcmc = MCMC(
+        kernel,
+        num_warmup=8,
+        num_samples=8,
+        num_chains=num_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    mcmc.run(random.key(0), *args, **kwargs)
+    return mcmc.get_samples(group_by_chain=True)["m"]
+
+
+@pytest.mark.parametrize("batching", ["replacement", "epoch"])
+@pytest.mark.parametrize("gradient", ["minibatch", control_variates()], ids=["minibatch", "control_variates"])
+def test_sgmcmc_host_rows_give_the_draws_of_rows_in_memory(batching, gradient, on_disk):
+    """Bit for bit, two vectorized chains, the centre's full gradient too."""
+    options = {"gradient": gradient, "batching": batching, "steps_per_sample": 3, "init_strategy": START}
+    in_memory = SGMCMC(mean_model, leimkuhler_matthews(1e-3), **options)
+    streamed = SGMCMC(
+        streamed_mean_model,
+        leimkuhler_matthews(1e-3),
+        data=HostRows({"y": on_disk}, plate="rows", batch_size=B),
+        **options,
+    )
+    expected = draws(in_memory, 2, jnp.asarray(np.asarray(on_disk), float))
+    np.testing.assert_array_equal(draws(streamed, 2, n=N), expected)
+
+
+def test_sgmcmc_host_rows_of_vectorized_chains_are_those_of_one_chain_each(on_disk):
+    rows = HostRows({"y": on_disk}, plate="rows", batch_size=B)
+    kernel = SGMCMC(
+        streamed_mean_model, baoab(0.01, 10.0), steps_per_sample=2, data=rows, init_strategy=START
+    )
+    keys = random.split(random.key(3), 3)
+
+    def moved(key):
+        return kernel.sample(kernel.init(key, 0, None, model_args=(), model_kwargs={"n": N}), (), {"n": N}).z[
+            "m"
+        ]
+
+    together = jax.jit(moved)(keys)
+    apart = jax.lax.map(jax.jit(moved), keys)
+    np.testing.assert_allclose(together, apart, rtol=1e-6)
+
+
+def test_sgmcmc_host_rows_gradient_of_all_rows_is_that_in_memory(on_disk):
+    """By blocks, in order; a row of each is the whole sum of squares."""
+    rows = ReadRows(HostRows({"y": on_disk}, plate="rows", batch_size=B), "replacement")
+    total = over_all_rows(rows, lambda batch: len(batch["y"]) ** -1 * N * jnp.sum(batch["y"] ** 2))
+    np.testing.assert_allclose(total, N * np.sum(np.asarray(on_disk) ** 2) / N, rtol=1e-5)
+    assert DeviceRows({}, "replacement").fetch({}) == {}
+
+
+def test_sgmcmc_host_rows_come_in_the_order_of_their_indices():
+    """Read in ascending order, given back as asked; a dtype that JAX lacks becomes the one it has."""
+    ids = np.arange(N, dtype=np.int64)
+    data = HostRows({"id": ids, "X": ids[:, None] * np.ones(3)}, plate="rows", batch_size=4)
+    asked = np.array([[7, 3, 3], [59, 0, 12]])
+    read = data._read(asked)
+    np.testing.assert_array_equal(read["id"], asked)
+    np.testing.assert_array_equal(read["X"][..., 0], asked)
+    assert read["id"].dtype == np.int32
+    assert read["X"].shape == (2, 3, 3)
+    assert read["X"].dtype == jnp.result_type(float)
+
+
+def test_sgmcmc_host_rows_in_blocks_lie_together_and_are_as_probable(x64):
+    """Blocks of 5 at any place, around the end: each row in b / N of the batches."""
+    rows = ReadRows(
+        HostRows({"y": mean_data(N)}, plate="rows", batch_size=B, order="blocks", block_size=5), "replacement"
+    )
+    keys = random.split(random.key(0), 4000)
+    drawn = np.asarray(jax.vmap(lambda key: rows.indices(key, key, 0)["rows"])(keys))
+    blocks = drawn.reshape(-1, 5)
+    assert ((np.diff(blocks, axis=1) % N) == 1).all()
+    counts = np.bincount(blocks[:, 0], minlength=N)
+    assert abs((counts - counts.mean()) / np.sqrt(counts.mean())).max() < 4.5
