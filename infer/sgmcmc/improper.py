@@ -36,8 +36,10 @@ def check_tempered_prior(
     Raises:
         ValueError: naming the site.
     """
-    shapes = _constant_shapes(model, model_args, model_kwargs)
     coldest, hottest = temperatures
+    if coldest == hottest == 1:
+        return
+    shapes = _constant_shapes(model, model_args, model_kwargs)
     for name, (family, values) in shapes.items():
         least = min(float(np.min(value)) for value in values)
         if family is dist.StudentT:

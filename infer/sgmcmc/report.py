@@ -12,6 +12,8 @@ from .state import SGMCMCState
 
 # Bounds from which the sentences speak.
 _NOISE, _SDS_FROM_CENTRE, _THERMOSTAT, _ULPS = 0.1, 3.0, 0.5, 8.0
+# Fewer draws than these do not know the width of the posterior.
+_DRAWS_OF_A_WIDTH = 100
 
 
 def run_warnings(kernel: Any, run: Any) -> list[str]:
@@ -60,9 +62,13 @@ def _of_centre(kernel: Any, run: Any, state: SGMCMCState) -> list[str]:
 
 
 def centre_distances(kernel: Any, run: Any, state: SGMCMCState) -> dict[str, float]:
-    """Mean of |z - centre| / sd over the draws and elements of each site, on the unconstrained scale."""
+    """Mean of |z - centre| / sd over the draws and elements of each site, on the unconstrained scale;
+    empty where there are too few draws to know.
+    """
     distances = {}
     for name, values in kernel.unconstrained(run.get_samples(group_by_chain=True)).items():
+        if values.shape[1] < _DRAWS_OF_A_WIDTH:
+            return {}
         centre = np.asarray(state.anchor.centre[name])  # type: ignore[union-attr]
         away = np.abs(values - centre.reshape(values.shape[0], 1, *values.shape[2:])).mean(1)
         distances[name] = float(np.mean(away / np.maximum(values.std(1), np.finfo(values.dtype).tiny)))

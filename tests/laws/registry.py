@@ -17,7 +17,8 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import HMC, NUTS, Gibbs
 from numpyro.infer.gibbs import with_conditioning
 
-from emberwalk.infer import PPG, ParticleGibbs, PPGState, lag_product
+from emberwalk.infer import PPG, SGMCMC, ParticleGibbs, PPGState, control_variates, lag_product
+from emberwalk.kernels.sgmcmc import baoab, leimkuhler_matthews
 from tests.metropolis import Metropolis, location_scale
 
 
@@ -146,6 +147,17 @@ LOCATION_SCALE = Target(
     with_cut(0.5),
     lambda latents: latents["m"] > 0.5,
 )
+
+# The same, two rows at a time.
+
+
+def location_scale_of_rows(y, cut=jnp.inf):
+    m = numpyro.sample("m", dist.Normal(0.0, 1.0))
+    s = numpyro.sample("s", dist.HalfNormal(1.0))
+    with numpyro.plate("rows", y.shape[0], subsample_size=2):
+        law = dist.Normal(jnp.where(m > cut, jnp.nan, m), s)
+        numpyro.sample("y", law, obs=numpyro.subsample(y, event_dim=0))
+
 
 # An autoregression seen through noise, its scale unknown or given; x_0 stands outside the scan.
 
@@ -307,6 +319,29 @@ def put_path(kernel, state, latents, args):
     return state._replace(z={**state.z, **path}, block_states=(block._replace(z=path), parameters))
 
 
+def rows_with_control_variates():
+    centre = {"m": 0.5, "s": 0.6}
+    return SGMCMC(location_scale_of_rows, leimkuhler_matthews(0.001), gradient=control_variates(centre))
+
+
+def rows_in_gibbs():
+    return Gibbs([(rows_with_control_variates(), ["s"]), (NUTS(location_scale_of_rows), None)])
+
+
+def langevin():
+    return SGMCMC(location_scale, baoab(0.05, 1.0), temperature=0.5)
+
+
+def langevin_in_gibbs():
+    return Gibbs([(langevin(), ["s"]), (nuts(), None)])
+
+
+SG_FIELDS = (
+    "z", "potential_energy", "step_size", "temperature", "configurational_temperature", "noise_ratio",
+    "num_nonfinite", "diverging",
+)  # fmt: skip
+
+
 CASES = [
     Case(
         "nuts",
@@ -343,5 +378,23 @@ CASES = [
         Sampler(path_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
         fields=("z", *SWEEP_FIELDS, "functionals", "path_functionals"),
         nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
+    ),
+    Case(
+        "sgmcmc-control-variates",
+        Sampler(rows_with_control_variates, LOCATION_SCALE, with_log("s")),
+        None,
+        fields=SG_FIELDS,
+        refusal=rows_in_gibbs,
+        refused_with="A block of Gibbs sees all data at once",
+        stationary=False,
+        nightly=frozenset({CALLABLE, X64}),
+    ),
+    Case(
+        "sgmcmc-baoab",
+        Sampler(langevin, LOCATION_SCALE, with_log("s")),
+        Sampler(langevin_in_gibbs, LOCATION_SCALE),
+        fields=(*SG_FIELDS, "kinetic_temperature"),
+        stationary=False,
+        nightly=frozenset({CALLABLE, X64}),
     ),
 ]
