@@ -150,7 +150,7 @@ def chains_curve(
         (True, True)
     """
     pred, y = by_chain(pred), np.asarray(y)
-    if is_categorical(pred, y):
+    if is_categorical(pred, y, noise_sd):
         pred, score = as_probabilities(pred, probabilities), partial(categorical_score, y=y)
     else:
         score = partial(normal_score, y=y, noise_sd=noise_sd)
@@ -216,7 +216,7 @@ def calibration_curve(
     if isinstance(num_points, bool) or not isinstance(num_points, int) or num_points < 1:
         raise ValueError(f"num_points must be a whole number of at least 1, got {num_points!r}.")
     draws = pred.reshape(-1, *pred.shape[2:])
-    if is_categorical(pred, y):
+    if is_categorical(pred, y, noise_sd):
         return _reliability(as_probabilities(draws, probabilities), y, num_points)
     from scipy.stats import norm
 

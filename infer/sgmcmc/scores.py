@@ -71,7 +71,7 @@ def check_spread(variance: Reals, what: str) -> None:
         )
 
 
-def is_categorical(pred: Reals, y: NDArray) -> bool:
+def is_categorical(pred: Reals, y: NDArray, noise_sd: Any) -> bool:
     """Classes have one axis more in `pred` than numbers, and are integers in `y`."""
     if pred.shape[2:] == y.shape:
         return False
@@ -83,6 +83,10 @@ def is_categorical(pred: Reals, y: NDArray) -> bool:
     if y.dtype.kind not in "iu":
         raise ValueError(
             f"y must hold the numbers of classes (integers) where pred has an axis for them, got {y.dtype}."
+        )
+    if np.any(noise_sd):
+        raise ValueError(
+            "noise_sd is for numbers, but pred are of classes, which have no other noise: leave it out."
         )
     if y.size and not (y.min() >= 0 and y.max() < pred.shape[-1]):
         raise ValueError(f"y holds classes {y.min()} to {y.max()}, but pred has 0 to {pred.shape[-1] - 1}.")

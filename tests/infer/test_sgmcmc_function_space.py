@@ -48,13 +48,12 @@ def test_the_share_between_chains_is_exact():
 
 
 def test_the_share_of_chains_that_agree_is_that_of_their_error():
-    """E B = W / n: ratio of means over replicas, whose z-score is that of B - W / n."""
+    """n independent draws of N(0, 1) a chain: E B = 1 / n and E W = 1, so that the share is near 1 / (1 + n)."""
     pred = np.random.default_rng(0).normal(size=(4, 20, 5000))
-    share = between_chain_share(pred)
     between, within = pred.mean(1).var(0, ddof=1), pred.var(1, ddof=1).mean(0)
-    np.testing.assert_allclose(share, between / (between + within))
-    assert_exact(z_scores(between - within / 20, 0.0))
-    assert_exact(z_scores(share * 21 * (between + within) / (20 + 1), 1 / 20))
+    np.testing.assert_allclose(between_chain_share(pred), between / (between + within))
+    assert_exact(z_scores(between, 1 / 20))
+    assert_exact(z_scores(within, 1.0))
 
 
 # Calibration
@@ -254,6 +253,10 @@ WRONG = {
     "no variance": (
         lambda: chains_curve(np.zeros((2, 1, 3)), Y),
         "draws agree exactly at 3 of 3 predictions",
+    ),
+    "noise of classes": (
+        lambda: calibration_curve(np.ones((1, 1, 3, 4)), CLASSES, noise_sd=0.1),
+        "noise_sd is for numbers",
     ),
     "no points": (lambda: calibration_curve(ONES, Y, num_points=0), "num_points must be .* got 0"),
     "more groups than rows": (
