@@ -9,7 +9,17 @@ if not __name__.startswith("emberwalk."):
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
+from .sgmcmc.function_space import (
+    CalibrationCurve,
+    ChainsCurve,
+    between_chain_share,
+    calibration_curve,
+    chains_curve,
+    predictive_rhat,
+    rescale_factor,
+)
 from .sgmcmc.kernel import SGMCMC
+from .sgmcmc.predict import MeanAndVariance, Reduction, mean_and_variance, predict
 from .sgmcmc.rows import HostRows
 from .sgmcmc.state import SGMCMCState
 from .smc.ascent import ScoreAscentResult, ScoreAscentState
@@ -28,21 +38,29 @@ from .smc.without_path import without_path
 __all__ = [
     "PPG",
     "SGMCMC",
+    "CalibrationCurve",
+    "ChainsCurve",
     "FunctionalEstimate",
     "HostRows",
     "MarkovScoreClimbing",
+    "MeanAndVariance",
     "PPGState",
     "PaRISResult",
     "ParticleGibbs",
     "ParticleGibbsState",
+    "Reduction",
     "SGMCMCState",
     "ScoreAscent",
     "ScoreAscentResult",
     "ScoreAscentState",
+    "between_chain_share",
+    "calibration_curve",
+    "chains_curve",
     "control_variates",
     "diagnose",
     "forecast",
     "lag_product",
+    "mean_and_variance",
     "moment",
     "paris_smoother",
     "plot_particle_ess",
@@ -50,7 +68,10 @@ __all__ = [
     "plot_update_rate",
     "posterior_predictive",
     "ppg_estimates",
+    "predict",
+    "predictive_rhat",
     "read_directory",
+    "rescale_factor",
     "resumable",
     "summary",
     "to_datatree",

@@ -3,8 +3,13 @@
 if not __name__.startswith("emberwalk."):
     raise ImportError(f"import it as emberwalk.models: {__name__!r} is the same folder under a wrong name.")
 
-# Public names, one line a module.
+# Public names, one line a module. The potentials are modules of equinox, which costs half a second: they
+# are imported when one of them is first asked for.
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .networks import init_to_module, laplace_prior, mlp, scaled_normal, student_t_prior
 from .ssm_examples import (
     linear_gaussian,
     linear_gaussian_scan,
@@ -17,15 +22,40 @@ from .ssm_examples import (
 )
 from .state_space import StateSpace, emission
 
+if TYPE_CHECKING:
+    from .potentials import DistancePotential, Ethanol, Geometries, force_matching, load_ethanol
+
 __all__ = [
+    "DistancePotential",
+    "Ethanol",
+    "Geometries",
     "StateSpace",
     "emission",
+    "force_matching",
+    "init_to_module",
+    "laplace_prior",
     "linear_gaussian",
     "linear_gaussian_scan",
     "linear_gaussian_ssm",
+    "load_ethanol",
     "load_gbp_usd",
+    "mlp",
     "nonlinear_growth",
     "poisson_counts",
     "regime_switching",
+    "scaled_normal",
     "stochastic_volatility",
+    "student_t_prior",
 ]
+
+_POTENTIALS = ("DistancePotential", "Ethanol", "Geometries", "force_matching", "load_ethanol")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _POTENTIALS:
+        return getattr(import_module(f"{__name__}.potentials"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
