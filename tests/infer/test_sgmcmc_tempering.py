@@ -246,3 +246,20 @@ def test_sgmcmc_tempering_refuses_a_site_that_was_not_there():
     )
     with pytest.raises(ValueError, match="'mu' was not there"):
         model(jnp.zeros(2))
+
+
+def test_sgmcmc_tempering_in_a_block_of_gibbs_samples_the_whole_posterior(x64):
+    """At T = 1 beside NUTS: means of tau and mu by quadrature, though each is moved given the other."""
+    y = jnp.array([0.3, -1.0, 2.0])
+    tau, mu = np.meshgrid(np.linspace(0.005, 12, 1500), np.linspace(-6, 6, 801), indexing="ij")
+    log_density = np.log(tau) - tau - mu**2 / 2 + 3 * np.log(tau)
+    log_density -= tau**2 / 2 * ((np.asarray(y)[:, None, None] - mu) ** 2).sum(0)
+    weights = np.exp(log_density - log_density.max())
+    exact = [(weights * tau).sum() / weights.sum(), (weights * mu).sum() / weights.sum()]
+    block = SGMCMC(two_blocks, baoab(0.1, 1.0), warmup="full", steps_per_sample=10)
+    gibbs = Gibbs([(block, ["tau"]), (NUTS(two_blocks, max_tree_depth=3, step_size=0.5), None)])
+
+    def means(state):
+        return jnp.stack([jnp.exp(state.z["tau"]), state.z["mu"]], -1)
+
+    assert_exact(z_scores(chain_means(gibbs, means, 32, 50, 300, y), exact))
