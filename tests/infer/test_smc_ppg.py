@@ -314,7 +314,8 @@ def test_smc_ppg_runs_with_a_kernel_of_our_own_contract_inside(from_zero_states)
     assert np.any((inner.accept_prob > 0) & (inner.accept_prob < 1))
 
 
-@pytest.mark.parametrize("inner", [None, Metropolis])
+# NUTS starts there daily too, in `test_smc_ppg_starts_where_it_is_told`
+@pytest.mark.parametrize("inner", [pytest.param(None, marks=pytest.mark.nightly), Metropolis])
 def test_smc_ppg_starts_where_init_params_say_whatever_moves_the_parameters(inner):
     """Unconstrained, as for NUTS: to log sx = log 1/2 and not to sx = log 1/2, which is impossible."""
     given = {"sx": jnp.log(0.5), "x0": jnp.array(0.1), "x": jnp.array([0.2, 0.3, 0.4])}
