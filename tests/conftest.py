@@ -34,6 +34,12 @@ for flag in (HOISTING, FIRST_LEVEL):
 gc.set_threshold(50_000, 20, 20)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """JAX writes a program in place: a worker that reads it half-written warns, and compiles its own."""
+    half_written = "ignore:Error reading persistent compilation cache entry:UserWarning"
+    config.addinivalue_line("filterwarnings", half_written)
+
+
 def pytest_collection_finish() -> None:
     """What is there before the first test stays: the collector need not look at it."""
     gc.freeze()
