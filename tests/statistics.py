@@ -36,7 +36,7 @@ def replicas(fn: Callable, key: jax.Array, num: int, *args, optimise: bool = Tru
 
 @contextmanager
 def optimised() -> Iterator[None]:
-    """Compiles as users do; the other tests leave most optimisations out, because compiling is what they cost."""
+    """Compiles nearly as users do; the other tests leave most optimisations out: compiling is what they cost."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     try:

@@ -17,7 +17,7 @@ import pytest
 from jax import random
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
-from numpyro.infer import HMC, MCMC, NUTS, Gibbs
+from numpyro.infer import HMC, NUTS, Gibbs
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG, conditioned
 from numpyro.infer.util import potential_energy
 
@@ -96,7 +96,8 @@ def joint():
 
 def test_smc_ppg_uses_these_private_members_of_gibbs():
     """NumPyro may rename them: this test and the cap on its version in pyproject.toml belong together."""
-    kernel = Gibbs([(NUTS(location_scale), ["m"]), (NUTS(location_scale), None)])
+    inner = HMC(location_scale, num_steps=1, trajectory_length=None)
+    kernel = Gibbs([(inner, ["m"]), (inner, None)])
     assert kernel._specs == (("m",), None)
     assert (kernel._sites, kernel._has_deterministic, kernel._sample_fn) == ((), False, None)
     state = jax.jit(partial(begin, kernel))(KEY)
@@ -210,9 +211,8 @@ def test_smc_ppg_that_finds_no_path_names_the_time_and_the_site(monkeypatch):
 
 def test_smc_ppg_refuses_nan_data_of_vectorized_chains():
     kernel = PPG(shown, 4, inner_kernel=Metropolis, interweave=None)
-    mcmc = MCMC(kernel, num_warmup=0, num_samples=1, num_chains=2, chain_method="vectorized")
     with pytest.raises(ValueError, match=r"Observed site 'y'.* NaN .*first at 1.*handlers\.mask"):
-        mcmc.run(KEY, Y.at[1].set(jnp.nan))
+        begin(kernel, KEYS[:2], y=Y.at[1].set(jnp.nan))
 
 
 # The innovations move.
@@ -314,7 +314,8 @@ def test_smc_ppg_runs_with_a_kernel_of_our_own_contract_inside(from_zero_states)
     assert np.any((inner.accept_prob > 0) & (inner.accept_prob < 1))
 
 
-@pytest.mark.parametrize("inner", [None, Metropolis])
+# NUTS starts there daily too, in `test_smc_ppg_starts_where_it_is_told`
+@pytest.mark.parametrize("inner", [pytest.param(None, marks=pytest.mark.nightly), Metropolis])
 def test_smc_ppg_starts_where_init_params_say_whatever_moves_the_parameters(inner):
     """Unconstrained, as for NUTS: to log sx = log 1/2 and not to sx = log 1/2, which is impossible."""
     given = {"sx": jnp.log(0.5), "x0": jnp.array(0.1), "x": jnp.array([0.2, 0.3, 0.4])}

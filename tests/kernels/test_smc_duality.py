@@ -6,6 +6,7 @@ Exact references are given to one sweep each; a wrong sweep or a wrong backward 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,17 +47,40 @@ def exact(case: GaussianCase) -> np.ndarray:
     return np.array([lagged.sum(), squares.sum() - 1.8 * lagged.sum() + 0.81 * squares[:-1].sum()])
 
 
-def z_of_statistic(num, how, num_backward=2, *, case=CASE, h=products, count=COUNT, sweep=conditional_sweep):
-    """z of the statistic of one sweep."""
-    options = {"functional": additive(h), "paris": how, "num_backward": num_backward}
+class Bugs(NamedTuple):
+    """Planted bugs, which are arguments: right and wrong are one program, compiled once and kept on disk.
 
-    def replica(key):
+    Attributes:
+        swapped: the functional has its two states in the wrong places.
+        always_accepts: the chain of "imh" moves to whatever is proposed.
+    """
+
+    swapped: bool = False
+    always_accepts: bool = False
+
+
+NO_BUG = Bugs()
+
+
+def z_of_statistic(num, how, num_backward=2, *, case=CASE, count=COUNT, sweep=conditional_sweep, bugs=NO_BUG):
+    """z of the statistic of one sweep."""
+    accept = paris.accept
+
+    def replica(key, bugs):
+        def h(previous, current, t):
+            right, swapped = products(previous, current, t), products(current, previous, t)
+            return jnp.where(bugs.swapped, swapped, right)
+
+        options = {"functional": additive(h), "paris": how, "num_backward": num_backward}
         key_draw, key_sweep = random.split(key)
         reference = (case.exact_draw(key_draw),) if sweep is conditional_sweep else ()
-        return sweep(key_sweep, case.ssm, *reference, num, **options).statistic
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(paris, "accept", lambda *args: accept(*args) | bugs.always_accepts)
+            return sweep(key_sweep, case.ssm, *reference, num, **options).statistic
 
     # one sweep each is little work: compiling it is what costs
-    return z_scores(replicas(replica, random.key(num), count, optimise=False), exact(case))
+    planted = jax.tree.map(jnp.asarray, bugs)
+    return z_scores(replicas(replica, random.key(num), count, planted, optimise=False), exact(case))
 
 
 def test_exact_answer():
@@ -179,11 +203,10 @@ def test_smc_duality_planted_unconditional_sweep(num, how):
 
 
 @pytest.mark.parametrize("num", [2, pytest.param(4, marks=NIGHTLY)])
-def test_smc_duality_planted_always_accepting(num, monkeypatch):
-    monkeypatch.setattr(paris, "accept", lambda key, there, here: jnp.ones(there.shape, bool))
-    assert_caught(z_of_statistic(num, "imh", count=60_000))
+def test_smc_duality_planted_always_accepting(num):
+    assert_caught(z_of_statistic(num, "imh", bugs=Bugs(always_accepts=True)))
 
 
 @pytest.mark.parametrize("how", [pytest.param("imh", marks=NIGHTLY), "dense"])
 def test_smc_duality_planted_swapped_arguments(how):
-    assert_caught(z_of_statistic(2, how, h=lambda previous, current, t: products(current, previous, t)))
+    assert_caught(z_of_statistic(2, how, bugs=Bugs(swapped=True)))

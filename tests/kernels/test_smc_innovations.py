@@ -7,6 +7,7 @@ and Scott (2021). So every mean of f(theta', x') - f(theta, x) is 0, and no post
 The path move and the draw of theta given x stay away: they would repair a wrong innovations move.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jax.scipy.stats import norm
 from emberwalk.kernels.smc import Path, from_noise, innovations_hmc, to_noise
 from emberwalk.kernels.smc.innovations import path_log_density
 from emberwalk.models.ssm_examples import linear_gaussian_ssm
-from tests.statistics import assert_caught, assert_exact, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, optimised, z_scores
 
 LENGTH, MOVES, COUNT = 6, 20, 5_000
 
@@ -82,19 +83,24 @@ def statistics(theta: Array, path: Path, y: Array) -> Array:
     return jnp.concatenate([theta, theta**2, ends, ends**2, *across, noise**2])
 
 
+@jax.jit
+@partial(jax.vmap, in_axes=(0, None))
+def changes(key: Array, rules: Rules) -> Array:
+    """f after the moves minus f before."""
+    key_draw, key_moves = random.split(key)
+    theta, path, y = draw_jointly(key_draw)
+
+    def step(i, state):
+        return move(random.fold_in(key_moves, i), *state, y, rules)
+
+    return statistics(*jax.lax.fori_loop(0, MOVES, step, (theta, path)), y) - statistics(theta, path, y)
+
+
 def drift(rules: Rules) -> np.ndarray:
-    """f after the moves minus f before, one row a replica."""
-
-    def replica(key, rules):
-        key_draw, key_moves = random.split(key)
-        theta, path, y = draw_jointly(key_draw)
-
-        def step(i, state):
-            return move(random.fold_in(key_moves, i), *state, y, rules)
-
-        return statistics(*jax.lax.fori_loop(0, MOVES, step, (theta, path)), y) - statistics(theta, path, y)
-
-    return replicas(replica, random.key(0), COUNT, jax.tree.map(jnp.asarray, rules))
+    """`changes` of many replicas, one row each."""
+    with optimised():
+        rows = changes(random.split(random.key(0), COUNT), jax.tree.map(jnp.asarray, rules))
+    return np.asarray(rows, np.float64)
 
 
 BUGS = {

@@ -15,39 +15,28 @@ KEY, NUM = random.key(3), 8
 REFERENCE = BASE.path(jnp.array([0.9, 0.5, 0.8]))
 
 
-def where_high(ssm: SSM, value: float) -> SSM:
-    """The model with a log-likelihood of `value` where a state is above 1."""
+EVERY_STAGE = -1
+
+
+def with_bad(ssm: SSM, value: float, *, stage: int = EVERY_STAGE, above: float = -jnp.inf) -> SSM:
+    """The model with a log-likelihood of `value` where a state is above `above`, at one stage or at every one."""
+
+    def spoilt(log_likelihood, x, t):
+        here = (x > above) & ((t == stage) | (stage == EVERY_STAGE))
+        return jnp.where(here, value, log_likelihood)
 
     def evaluate(c, x, t):
         factors = ssm.evaluate(c, x, t)
-        return factors._replace(log_likelihood=jnp.where(x > 1.0, value, factors.log_likelihood))
+        return factors._replace(log_likelihood=spoilt(factors.log_likelihood, x, t))
 
-    return ssm._replace(
-        init_loglik=lambda x: jnp.where(x > 1.0, value, ssm.init_loglik(x)), evaluate=evaluate
-    )
+    return ssm._replace(init_loglik=lambda x: spoilt(ssm.init_loglik(x), x, 0), evaluate=evaluate)
 
 
-def at_stage(ssm: SSM, stage: int, value: float) -> SSM:
-    """The model with a log-likelihood of `value` at one stage, whatever the state."""
-
-    def evaluate(c, x, t):
-        factors = ssm.evaluate(c, x, t)
-        return factors._replace(log_likelihood=jnp.where(t == stage, value, factors.log_likelihood))
-
-    return ssm._replace(
-        init_loglik=lambda x: jnp.where(stage == 0, value, ssm.init_loglik(x)), evaluate=evaluate
-    )
-
-
-# The value and the stage are arguments, so that one program serves all cases.
+# The value, the stage and the bound are arguments, so that one program serves all cases.
 @partial(jax.jit, static_argnames="path_move")
-def sweep_where_high(value, path_move):
-    return conditional_sweep(KEY, where_high(BASE.ssm, value), REFERENCE, NUM, path_move=path_move)
-
-
-@partial(jax.jit, static_argnames="path_move")
-def sweep_at_stage(stage, value, path_move):
-    return conditional_sweep(KEY, at_stage(BASE.ssm, stage, value), REFERENCE, NUM, path_move=path_move)
+def sweep_with_bad(value, path_move, *, stage=EVERY_STAGE, above=-jnp.inf):
+    ssm = with_bad(BASE.ssm, value, stage=stage, above=above)
+    return conditional_sweep(KEY, ssm, REFERENCE, NUM, path_move=path_move)
 
 
 def assert_same(one, other):
@@ -57,7 +46,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("value", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("path_move", ["backward", "trace"])
 def test_particle_whose_weight_is_no_number_is_an_impossible_particle(path_move, value):
-    bad, impossible = (sweep_where_high(what, path_move) for what in (value, -jnp.inf))
+    bad, impossible = (sweep_with_bad(what, path_move, above=1.0) for what in (value, -jnp.inf))
     assert bad.num_nonfinite > 0
     assert impossible.num_nonfinite == 0
     assert jnp.isfinite(bad.log_evidence)
@@ -66,7 +55,7 @@ def test_particle_whose_weight_is_no_number_is_an_impossible_particle(path_move,
 
 
 def test_filter_counts_weights_that_are_no_numbers():
-    bad = jax.jit(lambda key: particle_filter(key, where_high(BASE.ssm, jnp.nan), NUM))(KEY)
+    bad = jax.jit(lambda key: particle_filter(key, with_bad(BASE.ssm, jnp.nan, above=1.0), NUM))(KEY)
     assert bad.num_nonfinite > 0
     assert jnp.isfinite(bad.log_evidence)
     assert (bad.cloud.log_weights < jnp.inf).all()  # false for NaN too
@@ -78,7 +67,7 @@ def test_filter_counts_weights_that_are_no_numbers():
 def test_stage_without_a_possible_particle_keeps_the_reference_and_is_counted(
     path_move, value, bad_weights, stage
 ):
-    sweep = sweep_at_stage(stage, value, path_move)
+    sweep = sweep_with_bad(value, path_move, stage=stage)
     assert_same(sweep.path, REFERENCE)
     np.testing.assert_array_equal(sweep.impossible, np.arange(3) == stage)
     np.testing.assert_array_equal(sweep.indices, 0)
@@ -91,7 +80,7 @@ def test_stage_without_a_possible_particle_keeps_the_reference_and_is_counted(
 def test_path_move_goes_on_after_a_stuck_sweep():
     @jax.jit
     def step(key, state, impossible_stage):
-        return particle_gibbs(at_stage(BASE.ssm, impossible_stage, -jnp.inf), NUM).step(key, state)
+        return particle_gibbs(with_bad(BASE.ssm, -jnp.inf, stage=impossible_stage), NUM).step(key, state)
 
     start = particle_gibbs(BASE.ssm, NUM).init(KEY, REFERENCE)
     stuck, info = step(KEY, start, 1)
@@ -121,7 +110,7 @@ def test_step_keeps_the_types_of_the_state_in_float64(x64):
 
 
 def test_impossible_start_is_seen():
-    sweep = jax.jit(lambda key: unconditional_sweep(key, at_stage(BASE.ssm, 1, -jnp.inf), NUM))(KEY)
+    sweep = jax.jit(lambda key: unconditional_sweep(key, with_bad(BASE.ssm, -jnp.inf, stage=1), NUM))(KEY)
     np.testing.assert_array_equal(sweep.impossible, [False, True, False])
     assert sweep.log_evidence == -jnp.inf
 

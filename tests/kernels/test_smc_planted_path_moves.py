@@ -10,7 +10,7 @@ from emberwalk.kernels.smc.resampling import inverse_cdf, relative_weights, sele
 from emberwalk.models.ssm_examples import linear_gaussian_ssm
 from tests.kernels.smc_models import BASE, EVENTFUL, ORDER_TWO, autoregression, moved, with_wide_proposal
 from tests.kernels.test_smc_path_move import z_after_moves
-from tests.statistics import assert_caught, assert_exact, moments, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, moments, optimised, replicas, z_scores
 
 COUNT = 10_000
 
@@ -52,44 +52,46 @@ def test_planted_sweep_without_reference(monkeypatch):
     assert_shows(BASE)
 
 
-def test_planted_first_state_drawn_but_not_kept_in_slot_0(monkeypatch):
-    right = forward.first_stage
-    monkeypatch.setattr(forward, "first_stage", lambda key, ssm, num, reference: right(key, ssm, num, None))
-    assert_shows(BASE)
-
-
-def test_planted_first_observation_left_out():
-    blind = BASE.ssm._replace(init_loglik=lambda x: jnp.zeros(()))
-    assert_shows(BASE, ssm=blind)
-
-
-BACKWARD_BUGS = (
+SWITCHED = (
     "no log-weights in the backward weights",
     "weights overwritten by those of the next stage",
     "the next emission left out of the backward weights",
     "backward weights of the stage before",
+    "first state drawn but not kept in slot 0",
+    "first observation left out",
 )
 
 
-def test_planted_backward_weights(monkeypatch):
-    """Four bugs and none of them in one program: compiling is what such a test costs."""
+@pytest.fixture(scope="module")
+def z_of_switched():
+    """z of all moments under a bug of `SWITCHED`, its number its place there, or under none.
+
+    One program for all of them: compiling is what such a test costs.
+    """
     bug = None
 
-    def changed(ssm, history):
+    def switched(number, wrong, right):
+        return jax.tree.map(lambda w, r: jnp.where(bug == number, w, r), wrong, right)
+
+    def seen_backward(ssm, history):
         log_weights = history.stages.log_weights
         late = jnp.concatenate([log_weights[1:], history.last.log_weights[None]])
-        log_weights = jnp.where(bug == 0, 0.0, jnp.where(bug == 1, late, log_weights))
+        log_weights = switched(0, 0.0, switched(1, late, log_weights))
 
         def evaluate(c, x, t):
-            factors = ssm.evaluate(c, x, t - (bug == 3))
-            return factors._replace(log_likelihood=jnp.where(bug == 2, 0.0, factors.log_likelihood))
+            factors = ssm.evaluate(c, x, switched(3, t - 1, t))
+            return factors._replace(log_likelihood=switched(2, 0.0, factors.log_likelihood))
 
         return ssm._replace(evaluate=evaluate), with_log_weights(history, log_weights)
 
-    change_backward(monkeypatch, changed)
+    def first_stage(key, ssm, num, reference, right=forward.first_stage):
+        return switched(4, right(key, ssm, num, None), right(key, ssm, num, reference))
+
+    def init_loglik(x):
+        return switched(5, 0.0, EVENTFUL.ssm.init_loglik(x))
 
     def sweep(key, path):
-        return conditional_sweep(key, EVENTFUL.ssm, path, 2).path
+        return conditional_sweep(key, EVENTFUL.ssm._replace(init_loglik=init_loglik), path, 2).path
 
     def replica(key, which):
         nonlocal bug
@@ -98,9 +100,25 @@ def test_planted_backward_weights(monkeypatch):
         return moments(EVENTFUL.vector(moved(sweep, key_moves, EVENTFUL.exact_draw(key_draw), 10)))
 
     program, keys = jax.jit(jax.vmap(replica, in_axes=(0, None))), random.split(random.key(2), 2 * COUNT)
-    for which, name in enumerate((*BACKWARD_BUGS, None)):
-        z = z_scores(program(keys, which), EVENTFUL.exact_moments())
-        (assert_exact if name is None else assert_caught)(z)
+
+    def z(which):
+        with pytest.MonkeyPatch.context() as monkeypatch, optimised():
+            change_backward(monkeypatch, seen_backward)
+            monkeypatch.setattr(forward, "first_stage", first_stage)
+            return z_scores(program(keys, which), EVENTFUL.exact_moments())
+
+    return z
+
+
+@pytest.mark.xdist_group("smc-switched")
+@pytest.mark.parametrize("which", range(len(SWITCHED)), ids=SWITCHED)
+def test_planted_bug_that_is_switched_on(which, z_of_switched):
+    assert_caught(z_of_switched(which))
+
+
+@pytest.mark.xdist_group("smc-switched")
+def test_without_a_bug_switched_on_the_path_move_is_right(z_of_switched):
+    assert_exact(z_of_switched(len(SWITCHED)))
 
 
 def test_planted_one_factor_for_order_two():
