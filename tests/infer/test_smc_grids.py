@@ -165,7 +165,6 @@ def switching() -> Smoothed:
     return forward_backward(initial, lambda t: matrix, likelihood)
 
 
-@pytest.mark.nightly
 def test_smc_regimes_and_states_of_the_switching_model_are_those_of_the_grid():
     exact = switching()
     stormy = exact.mean(np.repeat([0.0, 1.0], SWITCHING_X.size))

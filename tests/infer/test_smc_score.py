@@ -227,7 +227,7 @@ def z_of_score(
     )
 
 
-@pytest.mark.parametrize("theta", [(0.9, 1.0, 1.0), pytest.param((0.8, 0.7, 1.0), marks=NIGHTLY)])
+@pytest.mark.parametrize("theta", [(0.9, 1.0, 1.0), (0.8, 0.7, 1.0)])
 def test_smc_score_from_exact_draws_is_that_of_the_kalman_filter(theta):
     every = {"imh": SweepOptions(8, paris="imh"), "path": SweepOptions(8, score="path")}
     assert_exact(z_of_score(theta, every, lambda model, key: exact_draw(key, 500, *theta)))
