@@ -9,6 +9,7 @@ if not __name__.startswith("emberwalk."):
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
+from .sgmcmc.ensemble import DeepEnsemble
 from .sgmcmc.function_space import (
     CalibrationCurve,
     ChainsCurve,
@@ -40,6 +41,7 @@ __all__ = [
     "SGMCMC",
     "CalibrationCurve",
     "ChainsCurve",
+    "DeepEnsemble",
     "FunctionalEstimate",
     "HostRows",
     "MarkovScoreClimbing",
