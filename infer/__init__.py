@@ -23,6 +23,7 @@ from .sgmcmc.kernel import SGMCMC
 from .sgmcmc.predict import MeanAndVariance, Reduction, mean_and_variance, predict
 from .sgmcmc.rows import HostRows
 from .sgmcmc.state import SGMCMCState
+from .sgmcmc.tuning import StepAdvice, suggest_step_size
 from .smc.ascent import ScoreAscentResult, ScoreAscentState
 from .smc.estimates import FunctionalEstimate, ppg_estimates
 from .smc.functionals import lag_product, moment
@@ -55,6 +56,7 @@ __all__ = [
     "ScoreAscent",
     "ScoreAscentResult",
     "ScoreAscentState",
+    "StepAdvice",
     "between_chain_share",
     "calibration_curve",
     "chains_curve",
@@ -75,6 +77,7 @@ __all__ = [
     "read_directory",
     "rescale_factor",
     "resumable",
+    "suggest_step_size",
     "summary",
     "to_datatree",
     "without_path",

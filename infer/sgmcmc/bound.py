@@ -7,7 +7,7 @@ import jax
 from jax import random
 from jaxtyping import Array, Key
 from numpyro import handlers
-from numpyro.infer.util import constrain_fn, initialize_model
+from numpyro.infer.util import constrain_fn, initialize_model, unconstrain_fn
 
 from .minibatch import Batching
 from .read_model import first_rows, read_sites
@@ -35,6 +35,11 @@ class BoundModel(NamedTuple):
             model_args=target.model_args, model_kwargs=target.model_kwargs,
         )  # fmt: skip
         return info.z
+
+    def unconstrained(self, values: Values) -> Values:
+        """z of constrained values of the latent sites."""
+        model = handlers.seed(self.on_first_rows, random.key(0))
+        return unconstrain_fn(model, self.target.model_args, self.target.model_kwargs, values)
 
     def constrained(self, z: Values) -> Values:
         """Values of the latent sites; the model is run, for supports that depend on other sites."""
