@@ -20,9 +20,12 @@ from .sgmcmc.function_space import (
     rescale_factor,
 )
 from .sgmcmc.kernel import SGMCMC
+from .sgmcmc.plots import plot_cycles, plot_noise_ratio, plot_temperatures
 from .sgmcmc.predict import MeanAndVariance, Reduction, mean_and_variance, predict
+from .sgmcmc.prediction_plots import plot_calibration, plot_chains_curve
 from .sgmcmc.rows import HostRows
 from .sgmcmc.state import SGMCMCState
+from .sgmcmc.temperature_table import temperature_table
 from .sgmcmc.tuning import StepAdvice, suggest_step_size
 from .smc.ascent import ScoreAscentResult, ScoreAscentState
 from .smc.estimates import FunctionalEstimate, ppg_estimates
@@ -67,8 +70,13 @@ __all__ = [
     "mean_and_variance",
     "moment",
     "paris_smoother",
+    "plot_calibration",
+    "plot_chains_curve",
+    "plot_cycles",
+    "plot_noise_ratio",
     "plot_particle_ess",
     "plot_states",
+    "plot_temperatures",
     "plot_update_rate",
     "posterior_predictive",
     "ppg_estimates",
@@ -79,6 +87,7 @@ __all__ = [
     "resumable",
     "suggest_step_size",
     "summary",
+    "temperature_table",
     "to_datatree",
     "without_path",
 ]
