@@ -9,6 +9,7 @@ if not __name__.startswith("emberwalk."):
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
+from .sgmcmc.ensemble import DeepEnsemble
 from .sgmcmc.function_space import (
     CalibrationCurve,
     ChainsCurve,
@@ -19,9 +20,13 @@ from .sgmcmc.function_space import (
     rescale_factor,
 )
 from .sgmcmc.kernel import SGMCMC
+from .sgmcmc.plots import plot_cycles, plot_noise_ratio, plot_temperatures
 from .sgmcmc.predict import MeanAndVariance, Reduction, mean_and_variance, predict
+from .sgmcmc.prediction_plots import plot_calibration, plot_chains_curve
 from .sgmcmc.rows import HostRows
 from .sgmcmc.state import SGMCMCState
+from .sgmcmc.temperature_table import temperature_table
+from .sgmcmc.tuning import StepAdvice, suggest_step_size
 from .smc.ascent import ScoreAscentResult, ScoreAscentState
 from .smc.estimates import FunctionalEstimate, ppg_estimates
 from .smc.functionals import lag_product, moment
@@ -40,6 +45,7 @@ __all__ = [
     "SGMCMC",
     "CalibrationCurve",
     "ChainsCurve",
+    "DeepEnsemble",
     "FunctionalEstimate",
     "HostRows",
     "MarkovScoreClimbing",
@@ -53,6 +59,7 @@ __all__ = [
     "ScoreAscent",
     "ScoreAscentResult",
     "ScoreAscentState",
+    "StepAdvice",
     "between_chain_share",
     "calibration_curve",
     "chains_curve",
@@ -63,8 +70,13 @@ __all__ = [
     "mean_and_variance",
     "moment",
     "paris_smoother",
+    "plot_calibration",
+    "plot_chains_curve",
+    "plot_cycles",
+    "plot_noise_ratio",
     "plot_particle_ess",
     "plot_states",
+    "plot_temperatures",
     "plot_update_rate",
     "posterior_predictive",
     "ppg_estimates",
@@ -73,7 +85,9 @@ __all__ = [
     "read_directory",
     "rescale_factor",
     "resumable",
+    "suggest_step_size",
     "summary",
+    "temperature_table",
     "to_datatree",
     "without_path",
 ]

@@ -23,17 +23,17 @@ from ...kernels.sgmcmc.cyclical import Cyclical
 from ..contract import ModelKernel
 from .control_variates import ControlVariates
 from .improper import check_tempered_prior
-from .minibatch import BATCHINGS, Batching, DeviceRows, Rows
+from .minibatch import BATCHINGS, Batching
 from .progress import Warmup
 from .read_model import check_center, first_rows, read_sites
 from .report import progress_text, run_warnings
-from .rows import HostRows, ReadRows
+from .rows import HostRows, check_not_given, rows_of
 from .sampling import Sampling
 from .state import SGMCMCState
 from .target import Anchor, Target, Values
 from .tempering import Factors, Tempering, site_classes
 
-_TEMPERINGS, _FACTORS = ("posterior", "likelihood"), ("likelihood", "prior")
+TEMPERINGS, _FACTORS = ("posterior", "likelihood"), ("likelihood", "prior")
 _WARMUPS = (None, "ramp", "full", "descent")
 
 
@@ -116,7 +116,7 @@ class SGMCMC(ModelKernel):
                 f"algorithm must be one of emberwalk.kernels.sgmcmc, got {type(algorithm).__name__}."
             )
         check_temperature(temperature)
-        check_choice("tempering", tempering, _TEMPERINGS)
+        check_choice("tempering", tempering, TEMPERINGS)
         check_choice("factors", factors, _FACTORS)
         check_choice("batching", batching, BATCHINGS)
         check_choice("warmup", warmup, _WARMUPS)
@@ -169,10 +169,7 @@ class SGMCMC(ModelKernel):
                 "control_variates() finds its center in warm-up, and num_warmup is 0: give a center, or warm up."
             )
         kwargs = dict(model_kwargs or {})
-        if self.data is not None:
-            doubled = sorted(set(self.data.arrays) & set(kwargs))
-            if doubled:
-                raise ValueError(f"HostRows passes {doubled} to the model: leave them out of run.")
+        check_not_given(self.data, kwargs)
         if self.tempering == "posterior" and not isinstance(self.temperature, jax.core.Tracer):
             check_tempered_prior(self._model, model_args, kwargs, temperature_range(self.temperature))
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
@@ -180,7 +177,7 @@ class SGMCMC(ModelKernel):
     def model_to_start(self, model_args, model_kwargs):
         """See `ModelKernel`: the model on its first rows; what else is static about it is read here."""
         sites = read_sites(self._model, model_args, model_kwargs)
-        self._rows = self._rows_of(sites.plates)
+        self._rows = rows_of(sites.plates, self.batching, self.data)
         self.site_names = sites.latent
         if self.control is not None and not self._rows.sizes:
             raise ValueError(
@@ -199,18 +196,6 @@ class SGMCMC(ModelKernel):
                 stacklevel=2,
             )
         return handlers.substitute(self._model, data=first_rows(sites.plates))
-
-    def _rows_of(self, plates: dict[str, tuple[int, int]]) -> Rows:
-        if self.data is None:
-            return DeviceRows(plates, self.batching)
-        rows = ReadRows(self.data, self.batching)
-        if plates != rows.sizes:
-            raise ValueError(
-                f"HostRows holds the rows of the plates (rows, batch) {rows.sizes}, but the subsampled plates of the "
-                f"model are {plates}: write plate({self.data.plate!r}, {len(self.data)}, subsample_size=X.shape[0]), "
-                "and no other."
-            )
-        return rows
 
     def potential(self, model_args, model_kwargs):
         """See `ModelKernel`: the target on batches of rows."""

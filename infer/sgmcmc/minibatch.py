@@ -11,7 +11,7 @@ and prior and Jacobian enter once, because the weights add up to 1.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,11 @@ class Rows(Protocol):
     @property
     def sizes(self) -> Mapping[str, tuple[int, int]]:
         """(N, b) of each subsampled plate."""
+        ...
+
+    @property
+    def on_host(self) -> bool:
+        """Whether to fetch is to call the host, which is cheaper for many batches at once."""
         ...
 
     def indices(self, key: Key[Array, ""], order_key: Key[Array, ""], step: Int[Array, ""]) -> Indices:
@@ -66,6 +71,8 @@ class DeviceRows:
 
     sizes: Mapping[str, tuple[int, int]]
     batching: Batching
+
+    on_host: ClassVar[bool] = False
 
     def indices(self, key, order_key, step):
         """See `Rows`."""

@@ -74,8 +74,10 @@ def first_rows(plates: Mapping[str, tuple[int, int]]) -> Indices:
         return {name: jnp.arange(rows) for name, (_, rows) in plates.items()}
 
 
-def check_center(center: Mapping[str, Any], model: Callable, args: tuple, kwargs: dict[str, Any]) -> None:
-    """Refuses a centre that lacks a site, or lies outside its support.
+def check_center(
+    center: Mapping[str, Any], model: Callable, args: tuple, kwargs: dict[str, Any], argument: str = "center"
+) -> None:
+    """Refuses values, given as `argument`, that lack a site, or lie outside its support.
 
     Raises:
         ValueError: with the site and the value.
@@ -84,15 +86,15 @@ def check_center(center: Mapping[str, Any], model: Callable, args: tuple, kwargs
     sites = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
     if set(center) != set(sites):
         raise ValueError(
-            f"center must have a value for each of the sites {sorted(sites)}, got {sorted(center)}."
+            f"{argument} must have a value for each of the sites {sorted(sites)}, got {sorted(center)}."
         )
     for name, site in sites.items():
         shape, given = jnp.shape(site["value"]), jnp.shape(center[name])
         if shape != given:
-            raise ValueError(f"center[{name!r}] must have the shape {shape}, got {given}.")
+            raise ValueError(f"{argument}[{name!r}] must have the shape {shape}, got {given}.")
         with jax.ensure_compile_time_eval():
             inside = site["fn"].support(jnp.asarray(center[name]))
         if not isinstance(inside, jax.core.Tracer) and not np.asarray(inside).all():
             raise ValueError(
-                f"center[{name!r}] must be a constrained value in {site['fn'].support}, got {center[name]}."
+                f"{argument}[{name!r}] must be a constrained value in {site['fn'].support}, got {center[name]}."
             )

@@ -6,15 +6,16 @@ The read is a pure function of the indices, so that a repeated, resumed or vecto
 and the same as with the arrays in memory.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import random
+from jaxtyping import Array, Int, Key
 
-from .minibatch import Batching, Indices, drawn_indices
+from .minibatch import Batching, DeviceRows, Indices, Rows, drawn_indices
 
 _ORDERS = ("random", "blocks")
 
@@ -105,6 +106,8 @@ class ReadRows:
             raise ValueError('batching="epoch" goes through single rows: it needs HostRows(order="random").')
         self.data, self.batching = data, batching
 
+    on_host = True
+
     @property
     def sizes(self):
         """See `Rows`."""
@@ -134,3 +137,54 @@ class ReadRows:
         """See `Rows`: the plate counts the rows of the batch."""
         length = next(iter(batch.values())).shape[0]
         return {self.data.plate: jnp.arange(length)}, {**model_kwargs, **batch}
+
+
+def rows_of(plates: dict[str, tuple[int, int]], batching: Batching, data: HostRows | None) -> Rows:
+    """Where the batches of a model come from.
+
+    Args:
+        plates: (N, b) of its subsampled plates.
+        batching: "replacement" or "epoch".
+        data: of the host, or None where the model is given its arrays.
+
+    Raises:
+        ValueError: where the plates are not those of `data`.
+    """
+    if data is None:
+        return DeviceRows(plates, batching)
+    rows = ReadRows(data, batching)
+    if plates != rows.sizes:
+        raise ValueError(
+            f"HostRows holds the rows of the plates (rows, batch) {rows.sizes}, but the subsampled plates of the "
+            f"model are {plates}: write plate({data.plate!r}, {len(data)}, subsample_size=X.shape[0]), "
+            "and no other."
+        )
+    return rows
+
+
+def check_not_given(data: HostRows | None, model_kwargs: Mapping[str, Any]) -> None:
+    """Refuses an array of `data` that the model is given as well."""
+    doubled = sorted(set(data.arrays if data is not None else ()) & set(model_kwargs))
+    if doubled:
+        raise ValueError(f"HostRows passes {doubled} to the model: leave them out of run.")
+
+
+def batches_of(
+    rows: Rows, key: Key[Array, ""], order_key: Key[Array, ""], before: Int[Array, ""], num: int
+) -> Any:
+    """Batches of steps that follow each other, a leading axis over them."""
+
+    def indices(j: Array) -> Any:
+        return rows.indices(random.fold_in(key, j), order_key, before + j)
+
+    return rows.fetch(jax.vmap(indices)(jnp.arange(num)))
+
+
+def batch_reader(
+    rows: Rows, key: Key[Array, ""], order_key: Key[Array, ""], before: Int[Array, ""], num_steps: Any
+) -> Callable[[Array], Any]:
+    """j -> batch of step j; those that come from the host are read together."""
+    if rows.on_host and isinstance(num_steps, int):
+        batches = batches_of(rows, key, order_key, before, num_steps)
+        return lambda j: jax.tree.map(lambda leaf: leaf[j], batches)
+    return lambda j: rows.fetch(rows.indices(random.fold_in(key, j), order_key, before + j))

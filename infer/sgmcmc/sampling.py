@@ -8,7 +8,6 @@ refused before it can become a draw. Before its steps a draw may renew the centr
 probe the noise of the gradients; both under a `lax.cond` on the number of the draw, see `progress.py`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,7 +20,6 @@ from ...kernels.sgmcmc import configurational_temperature, noise_ratio
 from ...kernels.sgmcmc.base import Schedule, SGAlgorithm, SGState, at_count, is_finite, moved_or_kept
 from ...kernels.sgmcmc.cyclical import Cyclical
 from .control_variates import renewed
-from .minibatch import Rows
 from .noise import add_probe, no_noise, probe
 from .progress import (
     Warmup,
@@ -33,7 +31,7 @@ from .progress import (
     steps_before,
     steps_of,
 )
-from .rows import ReadRows
+from .rows import batch_reader, batches_of
 from .state import SGMCMCState, by_site
 from .target import Anchor, Target, Values
 
@@ -84,7 +82,7 @@ class Sampling:
         estimate = target.estimate(z, batch, temperature, anchor)
         noise = no_noise(z, with_moment=self.algorithm.preconditioned)
         if self.algorithm.preconditioned and self.num_warmup == 0:
-            batches = _batches(target.rows, key_adapt, order_key, zero, _BATCHES_WITHOUT_WARMUP)
+            batches = batches_of(target.rows, key_adapt, order_key, zero, _BATCHES_WITHOUT_WARMUP)
             gradients = probe(lambda one: target.estimate(z, one, temperature, anchor).gradient, batches)
             seen = add_probe(noise, gradients, jnp.array(True))
             inner = self.algorithm.adapt(inner, seen.second_moment)
@@ -166,7 +164,7 @@ class Sampling:
             return target.estimate(state.z, batch, temperature, state.anchor).gradient
 
         def add(noise, inner):
-            batches = _batches(target.rows, key, state.order_key, at.before, self.noise_batches)
+            batches = batches_of(target.rows, key, state.order_key, at.before, self.noise_batches)
             noise = add_probe(noise, probe(gradient, batches), forgets(at.i, self.num_warmup))
             if self.algorithm.preconditioned and self.num_warmup > 0:
                 adapted = self.algorithm.adapt(inner, noise.second_moment)
@@ -188,7 +186,7 @@ class Sampling:
         """The steps of a draw, equation (1)."""
         num_steps = steps_of(self.algorithm, self.steps_per_sample, at.i, self.num_warmup)
         key_batches, key_noise = random.split(key)
-        batch_of = _reader(target.rows, key_batches, state.order_key, at.before, num_steps)
+        batch_of = batch_reader(target.rows, key_batches, state.order_key, at.before, num_steps)
         course = noise_course(self.warmup, at.i, self.num_warmup)
         # in warm-up schedules stand at 0; those of cycles go on
         ticks = (at.i >= self.num_warmup) | isinstance(self.algorithm, Cyclical)
@@ -235,27 +233,6 @@ class Sampling:
         if isinstance(self.algorithm, Cyclical):
             return jnp.where(j == num_steps - 1, 1.0, 0.0)
         return jnp.asarray(1 / num_steps)
-
-
-def _batches(
-    rows: Rows, key: Key[Array, ""], order_key: Key[Array, ""], before: Int[Array, ""], num: int
-) -> Any:
-    """Batches of steps that follow each other, a leading axis over them."""
-
-    def indices(j: Array) -> Any:
-        return rows.indices(random.fold_in(key, j), order_key, before + j)
-
-    return rows.fetch(jax.vmap(indices)(jnp.arange(num)))
-
-
-def _reader(
-    rows: Rows, key: Key[Array, ""], order_key: Key[Array, ""], before: Int[Array, ""], num_steps: Any
-) -> Callable[[Array], Any]:
-    """j -> batch of step j; those that come from the host are read together."""
-    if isinstance(rows, ReadRows) and isinstance(num_steps, int):
-        batches = _batches(rows, key, order_key, before, num_steps)
-        return lambda j: jax.tree.map(lambda leaf: leaf[j], batches)
-    return lambda j: rows.fetch(rows.indices(random.fold_in(key, j), order_key, before + j))
 
 
 def _where(condition: Array, one: Any, other: Any) -> Any:

@@ -17,13 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jax import lax, random
-from jax.example_libraries import optimizers
 from jaxtyping import Array, Float, Int
 from numpy.typing import NDArray
-from numpyro.optim import Minimize, _NumPyroOptim, optax_to_numpyro
 
 from ...kernels.smc.types import check_count
 from ..contract import identity_of, strongly_typed
+from ..optimisers import as_numpyro_optim
 from .path_model import SiteValues
 
 
@@ -100,7 +99,7 @@ class Ascent(ABC):
     """
 
     def __init__(self, optim: Any, average: float):
-        self.optim = _as_numpyro_optim(optim)
+        self.optim = as_numpyro_optim(optim)
         self.average = average
         self._last: _Programs | None = None
 
@@ -241,22 +240,6 @@ def _warn_of_nonfinite(count: Array, num_steps: int) -> None:
         "without a gradient left the parameters where they were. Look for log(0) or an overflow in the model, take "
         "smaller steps, or begin elsewhere (init_params).",
         stacklevel=3,
-    )
-
-
-def _as_numpyro_optim(optim: Any) -> _NumPyroOptim:
-    """What `SVI` takes, as NumPyro's own kind of optimiser."""
-    import optax
-
-    if isinstance(optim, _NumPyroOptim) and not isinstance(optim, Minimize):
-        return optim
-    if isinstance(optim, optimizers.Optimizer):
-        return _NumPyroOptim(lambda *functions: functions, *optim)
-    if isinstance(optim, optax.GradientTransformation):
-        return optax_to_numpyro(optim)
-    raise TypeError(
-        "optim must be an optax optimiser or one of numpyro.optim that takes a gradient a step, such as "
-        f"optax.adam(0.01), got {type(optim).__name__}."
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..datatree import build_tree
+from ..figures import COMPONENTS, EMBER, GREY, INK, TEAL, as_tree, new_axes, note, title
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_particle_ess", "plot_states", "plot_update_rate"]
 
-INK, GREY = "#22313f", "#8a949c"
-TEAL, EMBER = "#1f7a8c", "#d1603d"
-COMPONENTS = (TEAL, "#c08a1e", "#6a5a8c", "#5c7f3d")  # of a path with several
 GOOD, POOR, PLENTY = 0.5, 0.2, 0.9  # smallest update rate: advised, too low, more than needed
 
 
@@ -69,12 +66,12 @@ def plot_states(
         >>> plot_states(tree, "h").get_title(loc="left")
         'h given all data: median, 50 % and 90 % bands'
     """
-    path = _path(_tree(x)["posterior"].to_dataset(), site)
+    path = _path(as_tree(x)["posterior"].to_dataset(), site)
     draws = _components(path.values, site)
     ahead = None if forecast is None else _ahead(forecast, site, draws.shape[-1])
     times, later = _times(path["time"].values, dates, 0 if ahead is None else ahead.shape[1])
     truth = None if truth is None else _as_path(truth, draws.shape[1:], "truth")
-    ax = _new_axes(ax, "plot_states")
+    ax = new_axes(ax, "plot_states")
     for k in range(draws.shape[-1]):
         colour = COMPONENTS[k]
         _band(ax, times, draws[..., k], colour, label=_component_name(path, k))
@@ -84,7 +81,7 @@ def plot_states(
         _draw_forecast(ax, times[-1], later, ahead)
     if draws.shape[-1] > 1:
         ax.legend(frameon=False, ncols=4, loc="lower right", bbox_to_anchor=(1, 0.98), fontsize="small")
-    _title(ax, f"{site} given all data: median, 50 % and 90 % bands", _coverage(draws, truth))
+    title(ax, f"{site} given all data: median, 50 % and 90 % bands", _coverage(draws, truth))
     _label_times(ax, times)
     ax.set(ylabel=f"{site} [{path.attrs.get('units', 'units of the model')}]")
     return ax
@@ -118,14 +115,14 @@ def plot_update_rate(x: Any, *, ax: "Axes | None" = None) -> "Axes":
     """
     rate = _diagnostic(x, "update_rate")
     times = rate["time"].values
-    ax = _new_axes(ax, "plot_update_rate")
+    ax = new_axes(ax, "plot_update_rate")
     ax.axhspan(GOOD, 1.0, color=TEAL, alpha=0.08, lw=0)
     ax.axhspan(0.0, POOR, color=EMBER, alpha=0.12, lw=0)
-    _note(ax, GOOD + 0.015, "enough particles", TEAL, "bottom")
-    _note(ax, 0.02, "too few particles", EMBER, "bottom")
+    note(ax, GOOD + 0.015, "enough particles", TEAL, "bottom")
+    note(ax, 0.02, "too few particles", EMBER, "bottom")
     _chains(ax, times, rate.values)
     at, low = _lowest(rate)
-    _title(ax, _verdict(low, _time_name(times[at])))
+    title(ax, _verdict(low, _time_name(times[at])))
     _label_times(ax, times)
     ax.set(ylabel="share of draws renewed [1]", ylim=(0, 1), yticks=(0, POOR, GOOD, 1))
     return ax
@@ -160,24 +157,18 @@ def plot_particle_ess(x: Any, *, ax: "Axes | None" = None) -> "Axes":
     ess = _diagnostic(x, "particle_ess")
     number = ess.attrs.get("num_particles")
     times = ess["time"].values
-    ax = _new_axes(ax, "plot_particle_ess")
+    ax = new_axes(ax, "plot_particle_ess")
     _chains(ax, times, ess.values)
     if number is not None:
         ax.axhline(number, color=GREY, lw=0.8, ls=(0, (4, 3)))
-        _note(ax, number, f"all {number}", GREY, "bottom")
+        note(ax, number, f"all {number}", GREY, "bottom")
     at, low = _lowest(ess)
     of = "" if number is None else f" of {number}"
     where = "" if np.ptp(ess.mean("chain").values) == 0 else f", fewest {_time_name(times[at])}"
-    _title(ax, f"At least {low:.2g}{of} particles carry the path{where}")
+    title(ax, f"At least {low:.2g}{of} particles carry the path{where}")
     _label_times(ax, times)
     ax.set(ylabel="effective particles [count]", ylim=(0, 1.1 * (number or ess.max().item())))
     return ax
-
-
-def _tree(x: Any) -> "xr.DataTree":
-    import xarray as xr
-
-    return x if isinstance(x, xr.DataTree) else build_tree(x)
 
 
 def _path(posterior: "xr.Dataset", site: str) -> "xr.DataArray":
@@ -196,7 +187,7 @@ def _path(posterior: "xr.Dataset", site: str) -> "xr.DataArray":
 
 def _diagnostic(x: Any, name: str) -> "xr.DataArray":
     """(chain, time), with the attributes of its group."""
-    tree = _tree(x)
+    tree = as_tree(x)
     if "path_diagnostics" not in tree.children:
         raise ValueError(
             f"There is no group path_diagnostics, only {list(tree.children)}. PPG and ParticleGibbs write "
@@ -300,26 +291,6 @@ def _verdict(low: float, where: str) -> str:
     return f"Too few particles reach the state {where}: they renewed it in {100 * low:.0f} % of the draws"
 
 
-# The house style: one palette, thin lines, words in place of legends
-
-
-def _new_axes(ax: "Axes | None", name: str) -> "Axes":
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError(f"{name} needs matplotlib: pip install 'emberwalk[plots]'.") from error
-
-    if ax is None:
-        _, ax = plt.subplots(figsize=(7.2, 3.2), layout="constrained")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set(color=GREY, linewidth=0.6)
-    ax.tick_params(color=GREY, labelcolor=INK, width=0.6, length=3, labelsize="small")
-    ax.xaxis.label.set(color=INK, size="small")
-    ax.yaxis.label.set(color=INK, size="small")
-    ax.margins(x=0.01)
-    return ax
-
-
 def _label_times(ax: "Axes", times: np.ndarray) -> None:
     if times.dtype.kind == "M":
         from matplotlib.dates import ConciseDateFormatter
@@ -327,25 +298,6 @@ def _label_times(ax: "Axes", times: np.ndarray) -> None:
         ax.xaxis.set_major_formatter(ConciseDateFormatter(ax.xaxis.get_major_locator()))
         ax.xaxis.get_offset_text().set(color=INK, size="small")
     ax.set_xlabel("date" if times.dtype.kind == "M" else "time [steps]")
-
-
-def _title(ax: "Axes", text: str, below: str = "") -> None:
-    ax.set_title(text, loc="left", color=INK, fontsize="medium", pad=20 if below else 8)
-    ax.text(0, 1.035, below, transform=ax.transAxes, color=GREY, fontsize="small")
-
-
-def _note(ax: "Axes", height: float, text: str, colour: str, side: str) -> None:
-    """Words at the right edge, at a height of the data."""
-    ax.text(
-        0.995,
-        height,
-        text,
-        transform=ax.get_yaxis_transform(),
-        color=colour,
-        ha="right",
-        va=side,
-        fontsize="small",
-    )
 
 
 def _chains(ax: "Axes", times: np.ndarray, values: np.ndarray) -> None:
