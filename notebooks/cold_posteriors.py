@@ -3,8 +3,8 @@
 #
 # A posterior raised to the power $1/T$ with $T < 1$ is called cold. Bayesian networks are often reported to predict
 # best there (Wenzel and others 2020). This page asks three things of two small data sets: *what* is raised to that
-# power, at which temperature predictions are best, and how much of the effect is the noise of minibatches, which makes a
-# chain warmer than it was told to be.
+# power, at which temperature predictions are best, and how much of the effect is the noise of minibatches, which
+# makes a chain warmer than it was told to be.
 
 # %%
 import os
@@ -62,7 +62,12 @@ def waiting_time():
 
 kernel = SGMCMC(waiting_time, baoab(0.05, 1.0), temperature=0.1, steps_per_sample=20)
 mcmc = MCMC(
-    kernel, num_warmup=50, num_samples=50 if SMALL else 2000, num_chains=4, chain_method="vectorized", progress_bar=False
+    kernel,
+    num_warmup=50,
+    num_samples=50 if SMALL else 2000,
+    num_chains=4,
+    chain_method="vectorized",
+    progress_bar=False,
 )
 mcmc.run(jax.random.key(0))
 x = np.asarray(mcmc.get_samples()["x"])
@@ -89,10 +94,10 @@ def build(key):
     return mlp(64, 10, width=32, depth=2, key=key)
 
 
-template = build(jax.random.key(0))
+template, normal_prior = build(jax.random.key(0)), scaled_normal(2.0)
 
 
-def digit_model(X, y=None, b=None, prior=scaled_normal(2.0)):
+def digit_model(X, y=None, b=None, prior=normal_prior):
     net = random_eqx_module("net", template, prior=prior)
     with numpyro.plate("rows", X.shape[0], subsample_size=b):
         batch = numpyro.subsample(X, event_dim=1)
@@ -101,7 +106,7 @@ def digit_model(X, y=None, b=None, prior=scaled_normal(2.0)):
         numpyro.sample("y", dist.Categorical(logits=logits), obs=seen)
 
 
-def sample(temperature, b=100, batching="replacement", prior=scaled_normal(2.0)):
+def sample(temperature, b=100, batching="replacement", prior=normal_prior):
     """Four chains; a mass for every tensor is found in warm-up and then frozen."""
     kernel = SGMCMC(
         digit_model,
@@ -126,8 +131,10 @@ def sample(temperature, b=100, batching="replacement", prior=scaled_normal(2.0))
 
 def probabilities(samples):
     """(chain, draw, image, class)."""
-    logits = predict(digit_model, samples, jax.random.key(2), X_test, batch_ndims=2, return_sites=["logits"])["logits"]
-    return np.asarray(jax.nn.softmax(logits, -1), float)
+    predicted = predict(
+        digit_model, samples, jax.random.key(2), X_test, batch_ndims=2, return_sites=["logits"]
+    )
+    return np.asarray(jax.nn.softmax(predicted["logits"], -1), float)
 
 
 def scores(p):
@@ -168,7 +175,8 @@ table = pd.DataFrame(found).drop(columns="p")
 table.round(4)
 
 # %%
-ensemble = DeepEnsemble(digit_model, optax.adam(optax.cosine_decay_schedule(3e-3, 2000)), 4, init_strategy=init_to_module("net", build))
+optim = optax.adam(optax.cosine_decay_schedule(3e-3, 2000))
+ensemble = DeepEnsemble(digit_model, optim, 4, init_strategy=init_to_module("net", build))
 ensemble.run(jax.random.key(3), 50 if SMALL else 2000, X, y, 100, progress_bar=False)
 p_ensemble = probabilities(ensemble.get_samples(group_by_chain=True))
 ensemble_nll, ensemble_accuracy = scores(p_ensemble)
@@ -202,7 +210,10 @@ figure.tight_layout()
 # %%
 figure, ax = plt.subplots(figsize=(4.6, 4.2))
 shown = [row for row in found if row["batching"] == "epoch"]
-curves = [(f"T = {row['T']:g}", row["p"], colour) for row, colour in zip((shown[0], shown[-1]), (TEAL, EMBER), strict=True)]
+curves = [
+    (f"T = {row['T']:g}", row["p"], colour)
+    for row, colour in zip((shown[0], shown[-1]), (TEAL, EMBER), strict=True)
+]
 for name, p, colour in [*curves, ("ensemble of 4", p_ensemble, GREY)]:
     curve = calibration_curve(p, np.asarray(y_test), probabilities=True)
     ax.plot(curve.expected, curve.observed, "o-", color=colour, ms=4, label=name)
@@ -220,7 +231,7 @@ figure.tight_layout()
 
 # %%
 priors = {
-    "normal": scaled_normal(2.0),
+    "normal": normal_prior,
     "Laplace": laplace_prior(2.0 / 2**0.5),
     "Student-t(3)": student_t_prior(3.0, 2.0 / 3**0.5),
 }
@@ -282,8 +293,10 @@ for temperature in temperatures[:3]:
     )
     mcmc.run(jax.random.key(4), inputs[:300], target[:300])
     samples = mcmc.get_samples(group_by_chain=True)
-    means = predict(progress_model, samples, jax.random.key(5), inputs[300:], batch_ndims=2, return_sites=["mean"])["mean"]
-    means = np.asarray(means, float).reshape(-1, 142)
+    predicted = predict(
+        progress_model, samples, jax.random.key(5), inputs[300:], batch_ndims=2, return_sites=["mean"]
+    )
+    means = np.asarray(predicted["mean"], float).reshape(-1, 142)
     sigma = np.asarray(samples["sigma"], float).reshape(-1, 1)
     log_density = dist.Normal(means, sigma).log_prob(np.asarray(target[300:]))
     nll = -np.mean(np.asarray(jax.nn.logsumexp(log_density, 0)) - np.log(len(means)))
