@@ -22,6 +22,7 @@ from emberwalk.infer import (
     to_datatree,
 )
 from emberwalk.infer.sgmcmc import temperature_table as module
+from emberwalk.infer.sgmcmc.plots import _temperature_verdict
 from emberwalk.kernels.sgmcmc import baoab, cyclical, sghmc, sgld, temperature_interval
 from tests.infer.sgmcmc_models import as_jax, mean_data, mean_model
 
@@ -163,11 +164,19 @@ def test_sgmcmc_plot_temperatures_names_the_site_that_is_hot(noisy_run):
     assert "times its own" in title(ax)
 
 
-def test_sgmcmc_plot_temperatures_says_that_a_run_drifts():
-    """From 2 down, about a centre that it has left: T_conf is below 0, which no law has."""
-    start = {"init_strategy": init_to_value(values={"m": 2.0}), "warmup": "full"}
-    run = ran(mean_model, sgld(1e-4), *as_jax(mean_data(100)), num_samples=200, num_chains=2, **start)
-    assert title(plot_temperatures(run)).endswith("below 0: the run still drifts")
+@pytest.mark.parametrize(
+    ("mean", "verdict"),
+    [
+        (-2.0, "The temperature of a is -2, below 0: the run still drifts"),  # which no law has
+        (0.35, "The temperature of a is 3.5 times its own"),
+        (0.08, "The temperature of a is 20 % below its own"),
+        (0.101, "Every site has its temperature as far as the draws tell, to 29 %"),
+    ],
+)
+def test_sgmcmc_plot_temperatures_gives_the_verdict_of_the_site_that_is_off_by_its_mcse(mean, verdict):
+    """The other site is 28.5 % off, and known to 20 %."""
+    errors = np.array([0.001, 0.02])
+    assert _temperature_verdict(("a", "b"), np.array([mean, 0.1285]), errors, T) == verdict
 
 
 def test_sgmcmc_plot_noise_ratio_says_which_share_is_noise(noisy_run):
