@@ -2,10 +2,10 @@
 # # How sure is a neural network potential?
 #
 # A network learns the forces on the atoms of ethanol from a few hundred geometries. Thaler, Doehner and Zavadlav
-# (2022) sample the weights of such potentials by SG-MCMC and claim, in their abstract, that cold posteriors need less training
-# data, that several Markov chains are needed, and that the result is on a par with deep ensembles. Here the three are
-# looked at again on a small potential, and each is answered by numbers: yes, no, or *not mixed*, where the chains
-# themselves are too short to tell.
+# (2022) sample the weights of such potentials by SG-MCMC and claim, in their abstract, that cold posteriors need
+# less training data, that several Markov chains are needed, and that the result is on a par with deep ensembles. Here
+# the three are looked at again on a small potential, and each is answered by numbers: yes, no, or *not mixed*, where
+# the chains themselves are too short to tell.
 #
 # The data: 2000 geometries from molecular dynamics with the semi-empirical method GFN2-xTB, 1000 to learn from and 500
 # to test at 500 K, and 500 at 1000 K, where no geometry was learnt from.
@@ -316,8 +316,8 @@ pd.DataFrame(comparison).T.round(3)
 # ## (d) Beyond what was learnt
 #
 # At 1000 K the molecule goes where no training geometry was. A calibrated model would have half of the errors in its
-# 50 % band, there too. What is not in any posterior is the difference between the reference method and nature, nor what the
-# form of the network cannot express.
+# 50 % band, there too. What is in no posterior is the difference between the reference method and nature, nor what
+# the form of the network cannot express.
 
 # %%
 figure, ax = plt.subplots(figsize=(4.8, 4.2))
