@@ -17,6 +17,8 @@ from jax import random
 from .minibatch import Batching, Indices, drawn_indices
 
 _ORDERS = ("random", "blocks")
+# Read at once, so that the rows of a draw are not in memory twice.
+_READ_ROWS = 4096
 
 
 class HostRows:
@@ -86,9 +88,10 @@ class HostRows:
 
     @staticmethod
     def _as_given(array: Any, sorted_indices: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-        read = np.asarray(array[sorted_indices])
-        rows = np.empty(read.shape, jax.dtypes.canonicalize_dtype(read.dtype))
-        rows[ascending] = read
+        rows = np.empty((len(ascending), *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
+        for start in range(0, len(ascending), _READ_ROWS):
+            part = slice(start, start + _READ_ROWS)
+            rows[ascending[part]] = array[sorted_indices[part]]
         return rows
 
 
