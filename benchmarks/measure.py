@@ -138,17 +138,18 @@ def alternate(
         after: applied to each result with the clock stopped, for an ESS or a check; what it
             returns is in `Timing.results`.
     """
-    first = {name: _once(function).wall for name, function in functions.items()}
+    first = {name: once(function).wall for name, function in functions.items()}
     taken: dict[str, list[Clocked]] = {name: [] for name in functions}
     names = list(functions)
     for repeat in range(repeats):
         for name in names if repeat % 2 == 0 else reversed(names):
-            call = _once(functions[name])
+            call = once(functions[name])
             taken[name].append(call._replace(result=after(call.result) if after else None))
     return {name: _timing(taken[name], first[name]) for name in names}
 
 
-def _once(function: Callable[[], Any]) -> Clocked:
+def once(function: Callable[[], Any]) -> Clocked:
+    """One call, its arrays waited for; where it times itself, what it says."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = jax.block_until_ready(function())
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

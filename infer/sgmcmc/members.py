@@ -7,6 +7,7 @@ is the same program.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -75,12 +76,12 @@ class MemberPrograms:
     def _advance(
         self, member: Members, first: Int[Array, ""], count: Int[Array, ""]
     ) -> tuple[Members, Float[Array, " block"]]:
-        rows, key = self.bound.target.rows, random.fold_in(member.key, first)
-        batch_of = batch_reader(rows, key, member.order_key, first, self.block)
+        key_of = partial(random.fold_in, random.fold_in(member.key, first))
+        batch_of = batch_reader(self.bound.target.rows, key_of, member.order_key, first, self.block)
 
         def step(j: Int[Array, ""], carry: tuple[Members, Array]) -> tuple[Members, Array]:
             member, losses = carry
-            member, loss = self._step(member, batch_of(j))
+            member, loss = self._step(member, batch_of(j, key_of(j)))
             return member, losses.at[j].set(loss)
 
         return lax.fori_loop(0, count, step, (member, jnp.zeros(self.block)))

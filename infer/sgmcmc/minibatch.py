@@ -95,12 +95,16 @@ def drawn_indices(
     step: Int[Array, ""],
 ) -> Indices:
     """Rows of each plate, each plate with a key of its own."""
+
+    def own(key: Key[Array, ""], number: int) -> Key[Array, ""]:
+        return random.fold_in(key, number) if len(sizes) > 1 else key
+
     drawn = {}
     for number, (name, (num_rows, batch_size)) in enumerate(sizes.items()):
         if batching == "epoch":
-            drawn[name] = epoch_indices(random.fold_in(order_key, number), step, num_rows, batch_size)
+            drawn[name] = epoch_indices(own(order_key, number), step, num_rows, batch_size)
         else:
-            drawn[name] = randint_indices(random.fold_in(key, number), num_rows, batch_size)
+            drawn[name] = randint_indices(own(key, number), num_rows, batch_size)
     return drawn
 
 

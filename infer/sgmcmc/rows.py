@@ -18,6 +18,8 @@ from jaxtyping import Array, Int, Key
 from .minibatch import Batching, DeviceRows, Indices, Rows, drawn_indices
 
 _ORDERS = ("random", "blocks")
+# Read at once, so that the rows of a draw are not in memory twice.
+_READ_ROWS = 4096
 
 
 class HostRows:
@@ -87,9 +89,10 @@ class HostRows:
 
     @staticmethod
     def _as_given(array: Any, sorted_indices: np.ndarray, ascending: np.ndarray) -> np.ndarray:
-        read = np.asarray(array[sorted_indices])
-        rows = np.empty(read.shape, jax.dtypes.canonicalize_dtype(read.dtype))
-        rows[ascending] = read
+        rows = np.empty((len(ascending), *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
+        for start in range(0, len(ascending), _READ_ROWS):
+            part = slice(start, start + _READ_ROWS)
+            rows[ascending[part]] = array[sorted_indices[part]]
         return rows
 
 
@@ -169,22 +172,24 @@ def check_not_given(data: HostRows | None, model_kwargs: Mapping[str, Any]) -> N
         raise ValueError(f"HostRows passes {doubled} to the model: leave them out of run.")
 
 
-def batches_of(
-    rows: Rows, key: Key[Array, ""], order_key: Key[Array, ""], before: Int[Array, ""], num: int
-) -> Any:
-    """Batches of steps that follow each other, a leading axis over them."""
+def batches_of(rows: Rows, keys: Key[Array, " K"], order_key: Key[Array, ""], before: Int[Array, ""]) -> Any:
+    """Batches of steps that follow each other, one for each key; a leading axis over them."""
 
-    def indices(j: Array) -> Any:
-        return rows.indices(random.fold_in(key, j), order_key, before + j)
+    def indices(key: Array, j: Array) -> Any:
+        return rows.indices(key, order_key, before + j)
 
-    return rows.fetch(jax.vmap(indices)(jnp.arange(num)))
+    return rows.fetch(jax.vmap(indices)(keys, jnp.arange(len(keys))))
 
 
 def batch_reader(
-    rows: Rows, key: Key[Array, ""], order_key: Key[Array, ""], before: Int[Array, ""], num_steps: Any
-) -> Callable[[Array], Any]:
-    """j -> batch of step j; those that come from the host are read together."""
+    rows: Rows,
+    key_of: Callable[[Int[Array, ""]], Key[Array, ""]],
+    order_key: Key[Array, ""],
+    before: Int[Array, ""],
+    num_steps: Any,
+) -> Callable[[Int[Array, ""], Key[Array, ""]], Any]:
+    """(j, key_of(j)) -> batch of step j; those that come from the host are read together."""
     if rows.on_host and isinstance(num_steps, int):
-        batches = batches_of(rows, key, order_key, before, num_steps)
-        return lambda j: jax.tree.map(lambda leaf: leaf[j], batches)
-    return lambda j: rows.fetch(rows.indices(random.fold_in(key, j), order_key, before + j))
+        batches = batches_of(rows, jax.vmap(key_of)(jnp.arange(num_steps)), order_key, before)
+        return lambda j, key: jax.tree.map(lambda leaf: leaf[j], batches)
+    return lambda j, key: rows.fetch(rows.indices(key, order_key, before + j))

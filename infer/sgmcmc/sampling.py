@@ -82,7 +82,8 @@ class Sampling:
         estimate = target.estimate(z, batch, temperature, anchor)
         noise = no_noise(z, with_moment=self.algorithm.preconditioned)
         if self.algorithm.preconditioned and self.num_warmup == 0:
-            batches = batches_of(target.rows, key_adapt, order_key, zero, _BATCHES_WITHOUT_WARMUP)
+            keys = random.split(key_adapt, _BATCHES_WITHOUT_WARMUP)
+            batches = batches_of(target.rows, keys, order_key, zero)
             gradients = probe(lambda one: target.estimate(z, one, temperature, anchor).gradient, batches)
             seen = add_probe(noise, gradients, jnp.array(True))
             inner = self.algorithm.adapt(inner, seen.second_moment)
@@ -164,7 +165,8 @@ class Sampling:
             return target.estimate(state.z, batch, temperature, state.anchor).gradient
 
         def add(noise, inner):
-            batches = batches_of(target.rows, key, state.order_key, at.before, self.noise_batches)
+            keys = random.split(key, self.noise_batches)
+            batches = batches_of(target.rows, keys, state.order_key, at.before)
             noise = add_probe(noise, probe(gradient, batches), forgets(at.i, self.num_warmup))
             if self.algorithm.preconditioned and self.num_warmup > 0:
                 adapted = self.algorithm.adapt(inner, noise.second_moment)
@@ -185,8 +187,9 @@ class Sampling:
     def _run_steps(self, state: SGMCMCState, target: Target, key: Array, at: _Counts) -> _Steps:
         """The steps of a draw, equation (1)."""
         num_steps = steps_of(self.algorithm, self.steps_per_sample, at.i, self.num_warmup)
-        key_batches, key_noise = random.split(key)
-        batch_of = batch_reader(target.rows, key_batches, state.order_key, at.before, num_steps)
+        batch_of = batch_reader(
+            target.rows, lambda j: _step_keys(key, j)[1], state.order_key, at.before, num_steps
+        )
         course = noise_course(self.warmup, at.i, self.num_warmup)
         # in warm-up schedules stand at 0; those of cycles go on
         ticks = (at.i >= self.num_warmup) | isinstance(self.algorithm, Cyclical)
@@ -195,9 +198,10 @@ class Sampling:
             count = at.clock + jnp.where(ticks, j, 0)
             before = carry.inner._replace(step=count)
             level = self._level(course, count)
-            moved, info = self.algorithm.update(random.fold_in(key_noise, j), before, carry.gradient, level)
+            key_noise, key_batch = _step_keys(key, j)
+            moved, info = self.algorithm.update(key_noise, before, carry.gradient, level)
             next_temperature = at_count(self.temperature, jnp.where(ticks, count + 1, count))
-            estimate = target.estimate(moved.position, batch_of(j), next_temperature, state.anchor)
+            estimate = target.estimate(moved.position, batch_of(j, key_batch), next_temperature, state.anchor)
             good = is_finite(estimate.gradient) & info.finite
             inner = moved_or_kept(good, moved, before)
             # where the gradient itself was not finite, the chain has not moved: another batch may be better
@@ -233,6 +237,11 @@ class Sampling:
         if isinstance(self.algorithm, Cyclical):
             return jnp.where(j == num_steps - 1, 1.0, 0.0)
         return jnp.asarray(1 / num_steps)
+
+
+def _step_keys(key: Key[Array, ""], j: Int[Array, ""]) -> Key[Array, " 2"]:
+    """Of the noise and of the batch of step j, by one call of the generator, as each call costs microseconds."""
+    return jax.vmap(random.fold_in, (None, 0))(key, 2 * j + jnp.arange(2))
 
 
 def _where(condition: Array, one: Any, other: Any) -> Any:

@@ -1,0 +1,45 @@
+"""Rows read from a file, beside rows on the device
+
+Logistic regression, 4 000 000 x 50 float32, 800 MB, b = 500, BAOAB: a step with the rows read by callbacks of 1, 10
+and 100 batches, over a step with all rows in the memory of the device; slopes, so that compilation is not in them.
+"""
+
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import jax.numpy as jnp
+from measure import TRIAL, Row, alternate
+from peers.logistic import model, read_data, streamed_model, write_data
+
+from emberwalk.infer import SGMCMC, HostRows
+from emberwalk.kernels.sgmcmc import baoab
+
+from .setting import SIZES, Slope, from_zeros, sampled, step_row
+
+_NUM_ROWS = 5000 if TRIAL else 4_000_000
+_SHORT, _LONG = (100, 300) if TRIAL else (2000, 12_000)
+_BATCHES = (1, 10, 100)
+_ALGORITHM = baoab(6e-4, friction=1000.0)
+
+
+def rows() -> list[Row]:
+    """In turn, on files of a temporary folder."""
+    with tempfile.TemporaryDirectory() as name:
+        write_data(Path(name), _NUM_ROWS, SIZES.columns)
+        files = read_data(Path(name))
+        on_device = SGMCMC(model, _ALGORITHM, steps_per_sample=_BATCHES[-1], init_strategy=from_zeros())
+        arrays = tuple(map(jnp.asarray, files))
+        functions = {
+            "device": Slope(sampled(on_device, arrays, per_draw=_BATCHES[-1], b=SIZES.batch), _SHORT, _LONG)
+        }
+        for num in _BATCHES:
+            data = HostRows(files._asdict(), plate="rows", batch_size=SIZES.batch)
+            kernel = SGMCMC(
+                streamed_model, _ALGORITHM, steps_per_sample=num, data=data, init_strategy=from_zeros()
+            )
+            functions[str(num)] = Slope(sampled(kernel, per_draw=num, n=_NUM_ROWS), _SHORT, _LONG)
+        times = alternate(functions, SIZES.repeats)
+    row = partial(step_row, under=times["device"], num_steps=_LONG - _SHORT)
+    found = [row(f"step, {num} batches a callback / rows on the device", times[str(num)]) for num in _BATCHES]
+    return [*found[:-1], found[-1]._replace(at_most=1.5)]

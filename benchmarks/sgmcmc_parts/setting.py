@@ -1,0 +1,114 @@
+"""How much is run, on what, and how the time of a step is told from that of compilation: shared by the parts."""
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import random
+from measure import ROOT, TRIAL, Clocked, Row, Timing, median_ms, once, ratio
+from numpyro.infer import MCMC, init_to_value
+from numpyro.infer.mcmc import MCMCKernel
+
+# `MCMC.run` compiles its loop at every call: kept, a program costs each run of a slope alike. Child processes
+# that count compilation keep none.
+_PROGRAMS = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _PROGRAMS.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+PEERS = ROOT / "benchmarks" / "peers"
+
+
+class Sizes(NamedTuple):
+    """How much is run.
+
+    Attributes:
+        repeats: of what runs in this process; odd, as the next.
+        children: of what runs in processes of its own.
+        rows: N of the logistic regression.
+        columns: d.
+        batch: b.
+        short: steps of the shorter of two runs.
+        long: of the longer.
+    """
+
+    repeats: int
+    children: int
+    rows: int
+    columns: int
+    batch: int
+    short: int
+    long: int
+
+
+SIZES = Sizes(1, 1, 2000, 5, 50, 20, 120) if TRIAL else Sizes(5, 3, 100_000, 50, 500, 2000, 22_000)
+
+
+def from_zeros(num_columns: int = SIZES.columns) -> Callable:
+    """Init strategy of the logistic regression."""
+    return init_to_value(values={"beta": jnp.zeros(num_columns)})
+
+
+class Slope:
+    """Seconds of `long - short` steps: of the longer run less those of the shorter, so that compilation is not in it.
+
+    Args:
+        run: number of steps -> arrays; it may compile anew at every call.
+        short: steps.
+        long: steps.
+    """
+
+    def __init__(self, run: Callable[[int], Any], short: int = SIZES.short, long: int = SIZES.long):
+        self.run, self.short, self.long = run, short, long
+
+    def __call__(self) -> Clocked:
+        short, long = (once(lambda num=num: self.run(num)) for num in (self.short, self.long))
+        return Clocked(long.wall - short.wall, long.cpu - short.cpu)
+
+
+def sampled(
+    kernel: MCMCKernel, args: tuple = (), *, num_chains: int = 1, per_draw: int = 1, **kwargs
+) -> Callable:
+    """Number of steps -> what `MCMC` collects, the kernel making `per_draw` steps a draw; no warm-up."""
+
+    def run(num_steps: int) -> Any:
+        mcmc = MCMC(
+            kernel,
+            num_warmup=0,
+            num_samples=num_steps // per_draw,
+            num_chains=num_chains,
+            chain_method="vectorized",
+            progress_bar=False,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The deterministic sites")
+            mcmc.run(random.key(0), *args, **kwargs)
+        return jax.block_until_ready(mcmc.get_samples())
+
+    return run
+
+
+def step_row(
+    name: str,
+    over: Timing,
+    under: Timing,
+    num: tuple[int, int] = (1, 1),
+    num_steps: int = SIZES.long - SIZES.short,
+) -> Row:
+    """A ratio of CPU times of a step, the ratio of wall times beside it.
+
+    Args:
+        name: of the row.
+        over: of the numerator.
+        under: of the denominator.
+        num: chains of each, whose steps are counted apart.
+        num_steps: that each chain took.
+    """
+    share = num[1] / num[0]
+    cost, wall = ratio(over, under), ratio(over, under, "wall")
+    scaled = type(cost)(*(share * value for value in cost))
+    times = [1e3 * median_ms(t.cpu) / num_steps / n for t, n in zip((over, under), num, strict=True)]
+    note = f"CPU, {times[0]:.3g} against {times[1]:.3g} us a step; wall {share * wall.median:.3g}x"
+    return Row(name, scaled.median, spread=scaled, note=note)
