@@ -20,13 +20,14 @@ from emberwalk.infer import SGMCMC
 from emberwalk.kernels.sgmcmc import baoab
 from emberwalk.models import DistancePotential, force_matching, init_to_module, load_ethanol
 
-from .setting import SIZES, Slope, sampled, step_row
+from .setting import SIZES, Slope, kept_programs, sampled, step_row
 
 _NUM_GEOMETRIES, _BATCH = 200, 20
 _SHORT, _LONG = (20, 120) if TRIAL else (1000, 11_000)
 _STEP_SIZE = 6e-5
 
 
+@kept_programs()
 def rows() -> list[Row]:
     """Reported, without a bar."""
     train = load_ethanol().train

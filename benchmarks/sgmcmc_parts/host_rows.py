@@ -28,10 +28,11 @@ def rows() -> list[Row]:
     with tempfile.TemporaryDirectory() as name:
         write_data(Path(name), _NUM_ROWS, SIZES.columns)
         files = read_data(Path(name))
-        on_device = SGMCMC(model, _ALGORITHM, steps_per_sample=_BATCHES[-1], init_strategy=from_zeros())
+        of_batches = partial(model, b=SIZES.batch)  # a number among the arguments would be traced with them
+        on_device = SGMCMC(of_batches, _ALGORITHM, steps_per_sample=_BATCHES[-1], init_strategy=from_zeros())
         arrays = tuple(map(jnp.asarray, files))
         functions = {
-            "device": Slope(sampled(on_device, arrays, per_draw=_BATCHES[-1], b=SIZES.batch), _SHORT, _LONG)
+            "device": Slope(sampled(on_device, arrays, per_draw=_BATCHES[-1], large=True), _SHORT, _LONG)
         }
         for num in _BATCHES:
             data = HostRows(files._asdict(), plate="rows", batch_size=SIZES.batch)

@@ -2,21 +2,17 @@
 
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import random
+from jax.experimental.compilation_cache import compilation_cache
 from measure import ROOT, TRIAL, Clocked, Row, Timing, median_ms, once, ratio
 from numpyro.infer import MCMC, init_to_value
 from numpyro.infer.mcmc import MCMCKernel
-
-# `MCMC.run` compiles its loop at every call: kept, a program costs each run of a slope alike. Child processes
-# that count compilation keep none.
-_PROGRAMS = tempfile.TemporaryDirectory()
-jax.config.update("jax_compilation_cache_dir", _PROGRAMS.name)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 PEERS = ROOT / "benchmarks" / "peers"
 
@@ -46,6 +42,24 @@ class Sizes(NamedTuple):
 SIZES = Sizes(1, 1, 2000, 5, 50, 20, 120) if TRIAL else Sizes(5, 3, 100_000, 50, 500, 2000, 22_000)
 
 
+@contextmanager
+def kept_programs() -> Iterator[None]:
+    """`MCMC.run` compiles its loop at every call: kept, a program costs each run of a slope alike.
+
+    Not for large data, which are part of the program where a model closes over them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        before = jax.config.jax_persistent_cache_min_compile_time_secs
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        try:
+            yield
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+            compilation_cache.reset_cache()
+
+
 def from_zeros(num_columns: int = SIZES.columns) -> Callable:
     """Init strategy of the logistic regression."""
     return init_to_value(values={"beta": jnp.zeros(num_columns)})
@@ -69,9 +83,24 @@ class Slope:
 
 
 def sampled(
-    kernel: MCMCKernel, args: tuple = (), *, num_chains: int = 1, per_draw: int = 1, **kwargs
+    kernel: MCMCKernel,
+    args: tuple = (),
+    *,
+    num_chains: int = 1,
+    per_draw: int = 1,
+    large: bool = False,
+    **kwargs,
 ) -> Callable:
-    """Number of steps -> what `MCMC` collects, the kernel making `per_draw` steps a draw; no warm-up."""
+    """Number of steps -> what `MCMC` collects; no warm-up.
+
+    Args:
+        kernel: to be sampled.
+        args: of the model.
+        num_chains: vectorized.
+        per_draw: steps that the kernel makes for a draw.
+        large: whether the arguments are given to the compiled program, instead of being part of it.
+        kwargs: of the model.
+    """
 
     def run(num_steps: int) -> Any:
         mcmc = MCMC(
@@ -81,6 +110,7 @@ def sampled(
             num_chains=num_chains,
             chain_method="vectorized",
             progress_bar=False,
+            jit_model_args=large,
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The deterministic sites")

@@ -17,12 +17,13 @@ from peers.logistic import make_data, model, model_with_deterministic
 from emberwalk.infer import SGMCMC
 from emberwalk.kernels.sgmcmc import sgld
 
-from .setting import SIZES, Slope, from_zeros, sampled, step_row
+from .setting import SIZES, Slope, from_zeros, kept_programs, sampled, step_row
 
 _STEP_SIZE = 1e-6
 _NUM_CHAINS = 8
 
 
+@kept_programs()
 def rows() -> list[Row]:
     """Ours over bare blackjax; eight chains over one; with a site of all rows over without."""
     X, y = map(jnp.asarray, make_data(SIZES.rows, SIZES.columns))
