@@ -284,8 +284,12 @@ def assert_within_three_errors(found: NDArray[np.float64], exact: NDArray[np.flo
 
 
 def decreasing(first: float) -> optax.GradientTransformation:
-    """Steps whose sum is at least ten times the variance of each coordinate: less would remember the start."""
-    return optax.sgd(optax.exponential_decay(first, 200, 0.3, end_value=first / 4))
+    """Steps whose sum is at least ten times the variance of each coordinate: less would remember the start.
+
+    And that fall towards 0: at a step that stays the mean of the iterates is off by a part of it. Of the mode of 500
+    observations phi was off by .0003 (error .00008) where steps stayed at .001, and by .00003 (.00007) here.
+    """
+    return optax.sgd(optax.exponential_decay(first, 200, 0.3))
 
 
 def test_smc_score_ascent_finds_the_optimum_of_the_kalman_filter():
