@@ -115,9 +115,17 @@ class _Source:
                 "pass the MCMC or ResumableRun that has run, or leave it out."
             )
         batch_ndims = len(self.sample_dims)
-        values = numpyro.infer.log_likelihood(
-            self.original, self.draws, *self._args, batch_ndims=batch_ndims, **self._kwargs
-        )
+        try:
+            values = numpyro.infer.log_likelihood(
+                self.original, self.draws, *self._args, batch_ndims=batch_ndims, **self._kwargs
+            )
+        except ValueError as error:
+            if "Missing random key to generate subsample indices" not in str(error):
+                raise
+            raise ValueError(
+                "log_likelihood=True needs the model on all rows, and a plate of it is subsampled: call "
+                "numpyro.infer.log_likelihood with the argument that switches this off, such as b=None."
+            ) from error
         return _leaves("", values)
 
 

@@ -207,7 +207,7 @@ class Ethanol(NamedTuple):
 def load_ethanol() -> Ethanol:
     """2000 geometries of ethanol in molecular dynamics at 500 K and 1000 K, with energies and forces.
 
-    GFN2-xTB (Bannwarth, Ehlert and Grimme 2019), every 5 fs of Langevin dynamics; `benchmarks/make_ethanol.py` made
+    GFN2-xTB (Bannwarth, Ehlert and Grimme 2019), every 25 fs of Langevin dynamics; `benchmarks/make_ethanol.py` made
     them. Neighbours in time stand apart: each part is in random order, and its first N are a sample of it.
 
     Raises:

@@ -87,9 +87,9 @@ def problem(num_data):
     return model, everywhere, (jnp.asarray(positions), jnp.asarray(forces)), init_to_module("net", build)
 
 
-sizes, temperatures = ((50,), (1.0, 0.01)) if SMALL else ((50, 200, 1000), (1.0, 0.1, 0.01))
+sizes, temperatures = ((50,), (1.0,)) if SMALL else ((50, 200, 1000), (1.0, 0.1, 0.01))
 num_members = 4 if SMALL else 8
-num_adam, steps_a_draw, num_warmup, num_draws = (40, 5, 4, 8) if SMALL else (3000, 200, 20, 200)
+num_adam, steps_a_draw, num_warmup, num_draws = (40, 5, 4, 8) if SMALL else (10_000, 200, 20, 200)
 num_tests = 20 if SMALL else 200
 tests = {
     name: (jnp.asarray(part.positions[:num_tests]), np.asarray(part.forces[:num_tests], float))
@@ -118,7 +118,7 @@ for num_data in sizes:
     model, everywhere, args, start = problem(num_data)
     begin = time.perf_counter()
     ensemble = DeepEnsemble(
-        model, optax.adam(optax.cosine_decay_schedule(3e-3, num_adam)), num_members, init_strategy=start
+        model, optax.adam(optax.cosine_decay_schedule(1e-2, num_adam)), num_members, init_strategy=start
     )
     ensemble.run(jax.random.key(1), num_adam, *args, progress_bar=False)
     samples = ensemble.get_samples(group_by_chain=True)

@@ -119,6 +119,14 @@ def test_sgmcmc_diagnostics_mass_without_warmup_is_estimated_at_the_start():
     assert sampling._BATCHES_WITHOUT_WARMUP == 32
 
 
+def test_sgmcmc_bad_input_log_likelihood_of_a_subsampled_plate_says_what_to_do():
+    (y,) = as_jax(mean_data(50))
+    mcmc = MCMC(SGMCMC(mean_model, sgld(1e-5)), num_warmup=2, num_samples=4, progress_bar=False)
+    mcmc.run(random.key(0), y)
+    with pytest.raises(ValueError, match=r"needs the model on all rows.*such as b=None"):
+        to_datatree(mcmc, log_likelihood=True)
+
+
 def test_sgmcmc_diagnostics_reach_the_tree_with_the_names_of_their_sites():
     kernel = SGMCMC(gaussian, baoab(0.3, 1.0), temperature=T)
     mcmc = MCMC(

@@ -179,7 +179,7 @@ def test_smc_regimes_and_states_of_the_switching_model_are_those_of_the_grid():
 
     y = jnp.asarray(switching_data(), jnp.float32)
     # a storm that begins at a surprising return is found by few particles: the first path must be forgotten
-    seen = chain_means(ParticleGibbs(regime_switching, 64), collect, 100, 60, 30, y)
+    seen = chain_means(ParticleGibbs(regime_switching, 64), collect, 64, 60, 30, y)
     assert_exact(z_scores(seen[:, :80], stormy)[undecided(stormy)])
     assert_exact(z_scores(seen[:, 80:], states))
 

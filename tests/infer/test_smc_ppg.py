@@ -202,6 +202,7 @@ def test_smc_ppg_refuses_a_start_of_the_path_of_another_shape():
         begin(PPG(shown, 4), init_params={"x": jnp.zeros(2)})
 
 
+@pytest.mark.nightly
 def test_smc_ppg_that_finds_no_path_names_the_time_and_the_site(monkeypatch):
     monkeypatch.setattr(particle_gibbs, "_MAX_DOUBLINGS", 1)
     words = r"at stage 2 of 3: with 4 particles every weight of \['near'\] was 0.*all -inf.*init_params"
