@@ -30,7 +30,7 @@ from .networks import Prior, mlp, scaled_normal
 
 __all__ = ["DistancePotential", "Ethanol", "Geometries", "force_matching", "load_ethanol"]
 
-_ETHANOL_SHA256 = "8e73f3bfebe30c4dda4b2600f565231a77138f3d49cb42a4c66f1d97f125f238"
+_ETHANOL_SHA256 = "7a38765a82bf2b966432f67cd3bbdd008b2cf44639f275f2047b0fb8b2dca4cf"
 _NUM_ATOMS = 9
 _SPLITS = ("train", "test", "hot")
 
