@@ -321,7 +321,7 @@ def put_path(kernel, state, latents, args):
 
 def rows_with_control_variates():
     centre = {"m": 0.5, "s": 0.6}
-    return SGMCMC(location_scale_of_rows, leimkuhler_matthews(0.001), gradient=control_variates(centre))
+    return SGMCMC(location_scale_of_rows, leimkuhler_matthews(1e-4), gradient=control_variates(centre))
 
 
 def rows_in_gibbs():
