@@ -74,8 +74,9 @@ def bind(
     classes: dict[str, SiteClass] = {}
 
     def read() -> None:
-        plates.update(read_sites(model, model_args, model_kwargs).plates)
-        classes.update(site_classes(model, model_args, model_kwargs))
+        sites = read_sites(model, model_args, model_kwargs)
+        plates.update(sites.plates)
+        classes.update(site_classes(model, sites.trace, model_args, model_kwargs))
 
     jax.eval_shape(read)  # op by op it would compile a hundred small programs
     rows = rows_of(plates, batching, data)

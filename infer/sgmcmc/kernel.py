@@ -185,8 +185,8 @@ class SGMCMC(ModelKernel):
                 "take out."
             )
         if self.control is not None and self.control.center is not None:
-            check_center(self.control.center, self._model, model_args, model_kwargs)
-        self._classes = site_classes(self._model, model_args, model_kwargs, factors=self.factors)
+            check_center(self.control.center, sites.trace)
+        self._classes = site_classes(self._model, sites.trace, model_args, model_kwargs, factors=self.factors)
         self._replays = sites.dynamic_support or (self.keep_deterministic and bool(sites.deterministic))
         if sites.deterministic and not self.keep_deterministic:
             warnings.warn(

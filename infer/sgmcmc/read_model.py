@@ -21,12 +21,14 @@ class ModelSites(NamedTuple):
         deterministic: names of the deterministic sites.
         plates: (N, b) of each subsampled plate.
         dynamic_support: whether a support depends on another site.
+        trace: of the model on a draw from its prior; it may hold tracers and is not to be kept.
     """
 
     latent: tuple[str, ...]
     deterministic: tuple[str, ...]
     plates: dict[str, tuple[int, int]]
     dynamic_support: bool
+    trace: dict[str, Any]
 
 
 def read_sites(model: Callable, model_args: tuple, model_kwargs: dict[str, Any]) -> ModelSites:
@@ -51,7 +53,7 @@ def read_sites(model: Callable, model_args: tuple, model_kwargs: dict[str, Any])
     transforms = _transforms_from_trace(trace, raise_warnings=False)
     deterministic = tuple(name for name, site in trace.items() if site["type"] == "deterministic")
     sizes = {name: (int(size), int(rows)) for name, (size, rows) in plates.items()}
-    return ModelSites(tuple(sorted(latent)), deterministic, sizes, transforms.dynamic_support)
+    return ModelSites(tuple(sorted(latent)), deterministic, sizes, transforms.dynamic_support, trace)
 
 
 def _check_latent(name: str, site: dict, plates: Mapping[str, Any]) -> None:
@@ -74,15 +76,12 @@ def first_rows(plates: Mapping[str, tuple[int, int]]) -> Indices:
         return {name: jnp.arange(rows) for name, (_, rows) in plates.items()}
 
 
-def check_center(
-    center: Mapping[str, Any], model: Callable, args: tuple, kwargs: dict[str, Any], argument: str = "center"
-) -> None:
-    """Refuses values, given as `argument`, that lack a site, or lie outside its support.
+def check_center(center: Mapping[str, Any], trace: Mapping[str, Any], argument: str = "center") -> None:
+    """Refuses values, given as `argument`, that lack a site of the trace, or lie outside its support.
 
     Raises:
         ValueError: with the site and the value.
     """
-    trace = prototype_trace(model, random.key(0), args, kwargs)
     sites = {n: s for n, s in trace.items() if s["type"] == "sample" and not s["is_observed"]}
     if set(center) != set(sites):
         raise ValueError(

@@ -240,8 +240,8 @@ class Sampling:
 
 
 def _step_keys(key: Key[Array, ""], j: Int[Array, ""]) -> Key[Array, " 2"]:
-    """Of the noise and of the batch of step j, by one call of the generator, as each call costs microseconds."""
-    return jax.vmap(random.fold_in, (None, 0))(key, 2 * j + jnp.arange(2))
+    """Of the noise and of the batch of step j."""
+    return random.split(random.fold_in(key, j))
 
 
 def _where(condition: Array, one: Any, other: Any) -> Any:

@@ -21,7 +21,7 @@ from jax import random
 from jax.typing import ArrayLike
 from jaxtyping import Array
 from numpyro import handlers
-from numpyro.infer.gibbs import GIBBS_SITES_KWARG, prototype_trace
+from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 from numpyro.infer.util import _transforms_from_trace, _unconstrain_params, transform_fn
 from numpyro.primitives import Messenger
 
@@ -74,17 +74,22 @@ def only(site_class: SiteClass) -> dict[SiteClass, Array]:
 
 
 def site_classes(
-    model: Callable, model_args: tuple, model_kwargs: dict[str, Any], *, factors: Factors = "likelihood"
+    model: Callable,
+    trace: Mapping[str, Any],
+    model_args: tuple,
+    model_kwargs: dict[str, Any],
+    *,
+    factors: Factors = "likelihood",
 ) -> dict[str, SiteClass]:
     """Class of every sample site of a model that is run on unconstrained values.
 
     Args:
         model: whose latent sites are continuous.
+        trace: of it, on constrained values (NumPyro's `prototype_trace`).
         model_args: of it.
         model_kwargs: of it. The sites that an enclosing `Gibbs` conditions on are prior.
         factors: class of `numpyro.factor` sites.
     """
-    trace = prototype_trace(model, random.key(0), model_args, model_kwargs)
     transforms = _transforms_from_trace(trace, raise_warnings=False).inv_transforms
     latent = {name: trace[name]["value"] for name in transforms if trace[name]["type"] == "sample"}
     z = transform_fn(transforms, latent, invert=True)

@@ -29,6 +29,7 @@ import numpy as np
 from jax import lax, random
 from jaxtyping import Array, Float, Key
 from numpyro.infer import init_to_uniform
+from numpyro.infer.gibbs import prototype_trace
 
 from ...kernels.sgmcmc import epoch_indices, gradient_variance
 from ...kernels.sgmcmc import noise_ratio as ratio_of_noise
@@ -123,7 +124,7 @@ def suggest_step_size(
     _check_arguments(algorithm, temperature, noise_ratio)
     algorithm = plain(algorithm)
     if params is not None:
-        check_center(params, model, args, kwargs, argument="params")
+        check_center(params, prototype_trace(model, random.key(0), args, kwargs), argument="params")
         params = {name: jnp.asarray(value, jnp.result_type(float)) for name, value in params.items()}
     measure = jax.jit(partial(measured, bind(model, args, kwargs), algorithm))
     seen = measure(rng_key, params, temperature)

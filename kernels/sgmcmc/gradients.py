@@ -59,19 +59,14 @@ def gradient_variance(gradients: PyTree) -> PyTree:
 
 
 def randint_indices(key: Key[Array, ""], num_rows: int, batch_size: int) -> Int[Array, " batch"]:
-    """Rows of a batch, drawn with replacement: the law of `jax.random.randint`, by one call of the generator.
-
-    It makes three calls, which are most of what a small step costs, to compile and to run.
+    """Rows of a batch, drawn with replacement.
 
     Examples:
         >>> from emberwalk.kernels.sgmcmc import randint_indices
         >>> randint_indices(random.key(0), num_rows=1000, batch_size=4).shape
         (4,)
     """
-    span = jnp.uint32(num_rows)
-    high, low = random.bits(key, (2, batch_size), jnp.uint32) % span
-    # 2^32 high + low, taken modulo N
-    return ((high * jnp.uint32(2**32 % num_rows) + low) % span).astype(jnp.int32)
+    return random.randint(key, (batch_size,), 0, num_rows)
 
 
 def epoch_indices(

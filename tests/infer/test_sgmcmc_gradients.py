@@ -13,9 +13,10 @@ from jax import random
 from numpyro.infer import MCMC, init_to_value
 
 from emberwalk.infer import SGMCMC, control_variates, diagnose
+from emberwalk.infer.sgmcmc.bound import bind
 from emberwalk.infer.sgmcmc.minibatch import DeviceRows, blocks, over_all_rows
 from emberwalk.infer.sgmcmc.target import Anchor, Target
-from emberwalk.infer.sgmcmc.tempering import class_weights, only, site_classes
+from emberwalk.infer.sgmcmc.tempering import class_weights, only
 from emberwalk.kernels.sgmcmc import baoab, leimkuhler_matthews, sgld
 from tests.infer.chains import chain_means
 from tests.infer.sgmcmc_models import (
@@ -72,7 +73,7 @@ FEW = mean_data(4) + 1
 
 def target_of(rows, tempering="posterior"):
     (y,) = as_jax(FEW)
-    classes = site_classes(lopsided, (y,), {})
+    classes = bind(lopsided, (y,), {}).target.classes
     return Target(lopsided, classes, rows, tempering, (y,), {})
 
 
@@ -149,7 +150,7 @@ def test_sgmcmc_invariance_blocks_of_rows_are_one_pass(x64):
     """N = 10 in blocks of 4, and in equal ones, is all rows at once; each row is in one block."""
     (y,) = as_jax(mean_data(10))
     rows = DeviceRows({"rows": (10, 4)}, "replacement")
-    target = Target(mean_model, site_classes(mean_model, (y,), {"b": 4}), rows, "posterior", (y,), {"b": 4})
+    target = bind(mean_model, (y,), {"b": 4}).target._replace(rows=rows)
     z, weights = {"m": jnp.asarray(0.7)}, only("likelihood")
     exact = 10 * 0.7 - float(y.sum())
     np.testing.assert_allclose(target.anchor_at(z).gradient["m"], exact, rtol=1e-12)

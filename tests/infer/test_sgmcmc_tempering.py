@@ -16,6 +16,7 @@ from jax import random
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.infer import NUTS, Gibbs
+from numpyro.infer.gibbs import conditioned, prototype_trace
 from numpyro.infer.util import potential_energy
 
 from emberwalk.infer import SGMCMC
@@ -166,7 +167,8 @@ Z = {"tau": 0.3, "net/s": -0.4, "mu": 0.7, "flat": 0.2, "u": -0.1}
 def sums(model, args, z, factors="likelihood", kwargs=None):
     """-log p of each class of sites at z."""
     kwargs = kwargs or {}
-    classes = site_classes(model, args, kwargs, factors=factors)
+    trace = prototype_trace(model, random.key(0), args, kwargs)
+    classes = site_classes(model, trace, args, kwargs, factors=factors)
     z = {name: jnp.asarray(value, float) for name, value in z.items()}
     target = Target(model, classes, _NO_ROWS, "posterior", args, kwargs)
     return target.derivatives(z, class_weights("posterior", 1.0), {})[1], z
@@ -231,9 +233,8 @@ def test_sgmcmc_planted_tempering_of_another_blocks_site(x64, monkeypatch):
     y = jnp.array([0.3, -1.0, 2.0])
     alone, _ = sums(two_blocks, (y,), {"tau": 0.3, "mu": 0.7})
     given = {"_gibbs_sites": {"mu": jnp.asarray(0.7)}}
-    from numpyro.infer.gibbs import conditioned
-
-    classes = site_classes(conditioned(two_blocks), (y,), given)
+    trace = prototype_trace(conditioned(two_blocks), random.key(0), (y,), given)
+    classes = site_classes(conditioned(two_blocks), trace, (y,), given)
     wrong = {name: "likelihood" if name == "mu" else kind for name, kind in classes.items()}
     target = Target(conditioned(two_blocks), wrong, _NO_ROWS, "posterior", (y,), given)
     by_class = target.derivatives({"tau": jnp.asarray(0.3)}, class_weights("posterior", 1.0), {})[1]
