@@ -30,6 +30,8 @@ FIRST_LEVEL = "--xla_backend_optimization_level=1"
 for flag in (HOISTING, FIRST_LEVEL):
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
+# A fifteenth of it: of which line each operation comes, which only XLA's own messages say.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 # Tracing makes millions of objects that die by themselves; modules need not be searched for garbage.
 gc.set_threshold(50_000, 20, 20)
 

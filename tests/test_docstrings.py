@@ -117,6 +117,12 @@ SHOWN = re_exported()
 WITH_EXAMPLES = [
     name for name, thing in PUBLIC.items() if any(">>>" in text for _, text in docstrings(thing))
 ]
+# They run the example of `PPG` once more; what they show of it is in `tests/infer/test_smc_estimates.py`, daily.
+NIGHTLY = [
+    "infer.smc.estimates.ppg_estimates",
+    "infer.smc.prediction.forecast",
+    "infer.smc.prediction.posterior_predictive",
+]
 
 
 def is_silent(thing: Any) -> bool:
@@ -128,11 +134,18 @@ def test_every_public_name_has_a_docstring():
     assert not [name for name, thing in PUBLIC.items() if is_silent(thing)]
 
 
+def test_every_nightly_example_is_there():
+    assert set(NIGHTLY) <= set(WITH_EXAMPLES)
+
+
 def test_every_re_exported_name_has_an_example():
     assert not [name for name, thing in SHOWN.items() if not is_record(thing) and not has_example(thing)]
 
 
-@pytest.mark.parametrize("name", WITH_EXAMPLES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.nightly] if name in NIGHTLY else []) for name in WITH_EXAMPLES],
+)
 def test_example_runs(name):
     failures, said = run_examples(PUBLIC[name], name)
     assert not failures, said

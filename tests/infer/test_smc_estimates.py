@@ -238,23 +238,23 @@ def test_smc_forecast_without_the_path_starts_from_the_last_carry(whole):
         posterior_predictive(whole, random.key(4))
 
 
-def driven(y, inputs):
-    """An input that drives the state, and an observation that the carry hands on where `obs` is not."""
+def driven(y, inputs, drift):
+    """A state driven by an input, and by an argument whose rows are indexed by time."""
     x0 = numpyro.sample("x0", dist.Normal(0.0, 1.0))
 
-    def step(x, both):
-        y_t, u_t = both
-        x = numpyro.sample("x", dist.Normal(0.5 * x + u_t, 1e-3))
+    def step(carry, both):
+        (x, t), (y_t, u_t) = carry, both
+        x = numpyro.sample("x", dist.Normal(0.5 * x + u_t + drift[t], 1e-3))
         numpyro.sample("y", dist.Normal(x, 1e-3), obs=y_t)
-        return x, None
+        return (x, t + 1), None
 
-    scan(step, x0, (y, inputs))
+    scan(step, (x0, 0), (y, inputs))
 
 
 @pytest.mark.xdist_group("estimates")
-def test_smc_forecast_bad_input_asks_for_the_inputs_that_the_body_needs():
+def test_smc_forecast_bad_input_asks_for_what_the_steps_to_come_need():
     mcmc = MCMC(ParticleGibbs(driven, 4), num_warmup=0, num_samples=2, progress_bar=False)
-    mcmc.run(random.key(0), jnp.zeros(3), jnp.zeros(3))
+    mcmc.run(random.key(0), jnp.zeros(3), jnp.zeros(3), jnp.zeros(5))
     with pytest.raises(ValueError, match=r"inputs \['xs\[1\]'\] beyond its observation.*xs="):
         forecast(mcmc, random.key(1), 2)
     with pytest.raises(ValueError, match=r"xs\[1\] has shape \(3,\), but \(2,\) is needed"):
@@ -270,20 +270,8 @@ def test_smc_forecast_bad_input_asks_for_the_inputs_that_the_body_needs():
     ahead = forecast(mcmc, random.key(1), 2, xs=(None, jnp.array([1.0, 10.0])))
     last = mcmc.get_samples()["x"][:, -1]
     np.testing.assert_allclose(ahead["x"], jnp.stack([last / 2 + 1, last / 4 + 10.5], 1), atol=0.02)
-
-
-def with_covariates(y, z):
-    x = numpyro.sample("x", StateSpace(dist.Normal(0, 1), lambda prev, t: dist.Normal(z[t], 1.0), len(y)))
-    numpyro.sample("y", emission(lambda x_t, t: dist.Normal(x_t, 1.0), x), obs=y)
-
-
-@pytest.mark.xdist_group("estimates")
-def test_smc_forecast_warns_of_an_argument_whose_rows_end():
-    mcmc = MCMC(ParticleGibbs(with_covariates, 4), num_warmup=0, num_samples=2, progress_bar=False)
-    mcmc.run(random.key(0), jnp.zeros(3), jnp.arange(5.0))
-    assert forecast(mcmc, random.key(1), 2)["x"].shape == (2, 2)
-    with pytest.warns(UserWarning, match=r"argument 1 of the model, which has 5 rows.*at least 6 rows"):
-        forecast(mcmc, random.key(1), 3)
+    with pytest.warns(UserWarning, match=r"argument 2 of the model, which has 5 rows.*at least 6 rows"):
+        forecast(mcmc, random.key(1), 3, xs=(None, jnp.zeros(3)))
 
 
 def test_smc_estimates_without_functionals_say_what_to_ask_for():

@@ -79,7 +79,9 @@ def growth(state_sd: float) -> Smoothed:
     drift = x / 2 + 25 * x / (1 + x**2)
 
     def transition(t):
-        return GROWTH_CELL * norm.pdf((x - drift[:, None] - 8 * np.cos(1.2 * t)) / state_sd) / state_sd
+        # ten times as fast as scipy's, and it is most of the grid
+        steps = (x - drift[:, None] - 8 * np.cos(1.2 * t)) / state_sd
+        return np.exp(-(steps**2) / 2) * (GROWTH_CELL / (state_sd * np.sqrt(2 * np.pi)))
 
     initial = GROWTH_CELL * norm.pdf(x, scale=np.sqrt(5))
     return forward_backward(initial, transition, norm.pdf(y[:, None], x**2 / 20))
@@ -99,6 +101,7 @@ def undecided(shares: NDArray) -> NDArray[np.bool_]:
     return (shares > 0.02) & (shares < 0.98)
 
 
+@pytest.mark.xdist_group("growth")  # its grid is made once
 def test_smc_grid_of_the_growth_model_is_the_known_one():
     exact = growth_of_known_sd()
     assert exact.log_evidence == pytest.approx(-123.55659, abs=1e-3)
@@ -109,6 +112,7 @@ def test_smc_grid_of_the_growth_model_is_the_known_one():
     )
 
 
+@pytest.mark.xdist_group("growth")
 def test_smc_states_of_the_growth_model_have_both_modes_in_their_right_shares():
     y = jnp.asarray(growth_data(), jnp.float32)
     model = handlers.condition(nonlinear_growth, {"state_sd": jnp.float32(np.sqrt(10))})
@@ -165,6 +169,7 @@ def switching() -> Smoothed:
     return forward_backward(initial, lambda t: matrix, likelihood)
 
 
+@pytest.mark.nightly
 def test_smc_regimes_and_states_of_the_switching_model_are_those_of_the_grid():
     exact = switching()
     stormy = exact.mean(np.repeat([0.0, 1.0], SWITCHING_X.size))

@@ -210,6 +210,7 @@ def test_smc_ppg_that_finds_no_path_names_the_time_and_the_site(monkeypatch):
         begin(ParticleGibbs(narrow, 2), KEYS, y=Y.at[1].set(90.0))
 
 
+@pytest.mark.nightly
 def test_smc_ppg_refuses_nan_data_of_vectorized_chains():
     kernel = PPG(shown, 4, inner_kernel=Metropolis, interweave=None)
     with pytest.raises(ValueError, match=r"Observed site 'y'.* NaN .*first at 1.*handlers\.mask"):

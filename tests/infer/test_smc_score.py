@@ -192,27 +192,25 @@ EXACT = {
 }
 
 
-def exact_draw(key: jax.Array, length: int, phi: float, sx: float, sy: float) -> Path:
-    """A path of `linear` from its smoothing law, by the root of the precision of x given y."""
+def smoothing_law(length: int, phi: float, sx: float, sy: float) -> tuple[jax.Array, jax.Array]:
+    """Mean of the path of `linear` given y, and a root of its covariance."""
     steps = np.eye(length) - phi * np.eye(length, k=-1)
     steps[0, 0] = np.sqrt(1 - phi**2)
     precision = steps.T @ steps / sx**2 + np.eye(length) / sy**2
     mean = np.linalg.solve(precision, linear_gaussian_data(length) / sy**2)
     root = np.linalg.inv(np.linalg.cholesky(precision)).T
-    x = jnp.asarray(mean, jnp.float32) + jnp.asarray(root, jnp.float32) @ random.normal(key, (length,))
-    return Path(x[0], x[1:])
+    return jnp.asarray(mean, jnp.float32), jnp.asarray(root, jnp.float32)
 
 
 def z_of_score(
-    theta: tuple[float, float, float], every: dict[str, SweepOptions], start
+    theta: tuple[float, float, float], every: dict[str, SweepOptions], start, *args
 ) -> NDArray[np.float64]:
-    """z of the score by each of `every`, 64 chains from `start(key)`, at T = 500."""
+    """z of the score by each of `every`, 64 chains from `start(model, key, *args)`, at T = 500."""
     model = find_parameters(OuterModel(linear, (data(500), True), {}), "mle")
     phi, sx, sy = theta
-    at = unconstrained(phi, sx, sy)
 
-    def scores(key):
-        path = start(model, random.fold_in(key, 0))
+    def scores(key, at, *args):
+        path = start(model, random.fold_in(key, 0), *args)
         found = [
             score_of_sweeps(random.fold_in(key, k), model, at, path, options).score
             for k, options in enumerate(every.values(), 1)
@@ -222,15 +220,20 @@ def z_of_score(
     exact, known = exact_score(500, theta), EXACT[theta]
     np.testing.assert_allclose(exact[: len(known)], known, atol=1e-3)
     slopes = np.array([(1 - phi**2) / 2, sx, sy])  # of the values along the coordinates
-    return z_scores(
-        replicas(scores, random.key(0), 64, optimise=False), np.tile(exact * slopes, (len(every), 1))
-    )
+    seen = replicas(scores, random.key(0), 64, unconstrained(phi, sx, sy), *args, optimise=False)
+    return z_scores(seen, np.tile(exact * slopes, (len(every), 1)))
 
 
+@pytest.mark.xdist_group("smc-score")  # one program
 @pytest.mark.parametrize("theta", [(0.9, 1.0, 1.0), (0.8, 0.7, 1.0)])
 def test_smc_score_from_exact_draws_is_that_of_the_kalman_filter(theta):
     every = {"imh": SweepOptions(8, paris="imh"), "path": SweepOptions(8, score="path")}
-    assert_exact(z_of_score(theta, every, lambda model, key: exact_draw(key, 500, *theta)))
+
+    def exact_draw(model, key, mean, root):
+        x = mean + root @ random.normal(key, mean.shape)
+        return Path(x[0], x[1:])
+
+    assert_exact(z_of_score(theta, every, exact_draw, *smoothing_law(500, *theta)))
 
 
 @NIGHTLY
@@ -292,6 +295,7 @@ def decreasing(first: float) -> optax.GradientTransformation:
     return optax.sgd(optax.exponential_decay(first, 200, 0.3))
 
 
+@NIGHTLY
 def test_smc_score_ascent_finds_the_optimum_of_the_kalman_filter():
     found = optima(ScoreAscent(linear, decreasing(0.02), 16), 400, 16, 100)
     assert_within_three_errors(found, kalman_optimum(100))

@@ -108,6 +108,7 @@ def test_checkpoint_is_auto_true_or_false(bad):
 # Planted bugs
 
 
+@pytest.mark.nightly
 def test_planted_stages_made_again_with_other_keys(monkeypatch):
     ssm, right = of_length(8), checkpoint.Checkpoints
 

@@ -57,7 +57,8 @@ def test_path_move_keeps_the_posterior(num, path_move):
     assert_exact(z_after_moves(BASE, num, path_move))
 
 
-@pytest.mark.parametrize("num", [2, pytest.param(4, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("num", [2, 4])
 def test_backward_sampling_of_order_two_keeps_the_posterior(num):
     assert_exact(z_after_moves(ORDER_TWO, num, moves=8))
 

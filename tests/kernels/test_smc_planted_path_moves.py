@@ -39,7 +39,7 @@ def systematic(key, log_weights, num):
     return select((jnp.arange(num) + random.uniform(key)) / num, relative_weights(log_weights)[0])
 
 
-@pytest.mark.parametrize("path_move", ["backward", "trace"])
+@pytest.mark.parametrize("path_move", ["backward", pytest.param("trace", marks=pytest.mark.nightly)])
 def test_planted_systematic_resampling_with_the_reference_forced(path_move, monkeypatch):
     monkeypatch.setattr(forward, "inverse_cdf", systematic)
     assert_shows(BASE, path_move=path_move, count=5 * COUNT)
@@ -121,6 +121,7 @@ def test_without_a_bug_switched_on_the_path_move_is_right(z_of_switched):
     assert_exact(z_of_switched(len(SWITCHED)))
 
 
+@pytest.mark.nightly
 def test_planted_one_factor_for_order_two():
     one_factor = ORDER_TWO.ssm._replace(order=1)
     assert_caught(z_after_moves(ORDER_TWO, 2, ssm=one_factor, count=5 * COUNT, moves=8), 20)

@@ -363,7 +363,8 @@ CASES = [
         Sampler(ppg, AUTOREGRESSION, with_log("sx")),
         Sampler(ppg_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
         fields=("z", *SWEEP_FIELDS, "interweave_accept_prob", *HMC_FIELDS, "last_carry"),
-        nightly=frozenset({BLOCK, CALLABLE, X64}),
+        # vectorized chains have exact laws daily in `tests/infer/test_smc_exact.py`
+        nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
     ),
     Case(
         "smc-ppg-discrete",
@@ -377,7 +378,8 @@ CASES = [
         Sampler(path_alone, PATH_ALONE),
         Sampler(path_in_gibbs, AUTOREGRESSION, with_log("sx"), put_path),
         fields=("z", *SWEEP_FIELDS, "functionals", "path_functionals"),
-        nightly=frozenset({BLOCK, CALLABLE, X64, *VECTORIZED}),
+        # its sweep is that of `smc-ppg`, which daily is exact and never silent about a NaN
+        nightly=frozenset({EXACT, BLOCK, CALLABLE, X64, "no_silent_nan", *VECTORIZED}),
     ),
     Case(
         "sgmcmc-control-variates",
