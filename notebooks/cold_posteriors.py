@@ -332,4 +332,4 @@ pd.DataFrame(rows).round(4)
 #   disputes the cause: wrong priors (Wenzel 2020, Fortuin 2022), data that are curated, so that the likelihood is
 #   sharper than the model thinks (Aitchison 2021), data augmentation, which multiplies the data (Izmailov and others
 #   2021).
-# - An ensemble is the baseline to beat, and costs less.
+# - An ensemble is the baseline to beat.

@@ -110,7 +110,8 @@ def forces_of(model, samples):
 # ## Ensembles, and four chains from four of their members
 #
 # The step is a quarter of $1/\sqrt{\lambda}$, with $\lambda$ the largest curvature at a trained member; 40,000 steps
-# after a warm-up of 4,000, of which 200 draws a chain are kept and 50 predict.
+# after a warm-up of 4,000, of which 200 draws a chain are kept and 50 predict. The friction is high, half a momentum
+# lost every 1.4 steps: a momentum that is kept for long adds up the noise of the minibatches.
 
 # %%
 ensembles, runs, advice = {}, {}, {}
@@ -131,7 +132,7 @@ for num_data in sizes:
     for temperature in temperatures:
         kernel = SGMCMC(
             model,
-            baoab(h, 0.05 / h),
+            baoab(h, 0.5 / h),
             temperature=temperature,
             batching="epoch",
             steps_per_sample=steps_a_draw,
@@ -193,14 +194,23 @@ for num_data in sizes:
             **scores(result, "500 K", num_data),
             **spread,
             "noise ratio r": float(result["r"].max()),
-            "mixed": "no" if spread["drift"] > spread["within a chain"] else "yes",
+            "T (1 + r)": temperature * (1 + float(result["r"].max())),
+            # a chain that only drifts has a drift of 1.7 times what it covers
+            "mixed": "no" if spread["drift"] > spread["within a chain"] / 2 else "yes",
         }
 table = pd.DataFrame(rows).T
 table.index.names = ["geometries", "sampler"]
 table.infer_objects().round(3)
 
 # %% [markdown]
+# `noise ratio r` is that of the worst site, and $T(1+r)$ the temperature that it really has; both are upper bounds,
+# because the batches go through all rows in turn. Where $r$ is above 0.1, chains told to be at different temperatures
+# differ less than they say, and no claim about temperatures is answered by them. `mixed` asks that the drift from the
+# first half of a chain to the second be below half of what the chain covers.
+#
 # ## (a) Do cold posteriors need less data?
+#
+# If they did, the coldest chains would have the error of the warm ones with fewer geometries.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6))
@@ -220,11 +230,13 @@ figure.tight_layout()
 
 # %%
 def verdict(claim, holds, chains):
-    """A claim is answered only by chains that have mixed."""
+    """A claim is answered only by chains that have mixed, at temperatures that are theirs."""
     drifting = [name for name in chains if rows[name]["mixed"] == "no"]
-    if drifting:
-        found = ", ".join(f"{num} geometries at {name}" for num, name in drifting)
-        return f"{claim}: not mixed ({found} drift by more than they cover)"
+    noisy = [name for name in chains if rows[name]["noise ratio r"] > 0.1]
+    for reason, names in (("not mixed", drifting), ("minibatch noise", noisy)):
+        if names:
+            found = ", ".join(f"{num} geometries at {name}" for num, name in names)
+            return f"{claim}: {reason} ({found})"
     return f"{claim}: {'yes' if holds else 'no'}"
 
 
@@ -289,13 +301,24 @@ for temperature in temperatures:
 # ## (c) Against the ensemble
 #
 # `rescale_factor` says by what factor the spread of an ensemble is to be multiplied to cover its errors; it takes the
-# small number of members into account, of which the mean squared z does not know.
+# small number of members into account, of which the mean squared z does not know. The chains were started from four of
+# the eight members; the errors of the best and the worst member stand beside. The best temperature is chosen on the
+# test set, in the chains' favour.
+
 
 # %%
+def member_errors(num_data):
+    """RMSE of each member alone, at 500 K."""
+    off = ensembles[num_data]["forces"]["500 K"][:, 0] - tests["500 K"][1]
+    return np.sqrt(np.mean(off**2, axis=(1, 2, 3)))
+
+
 comparison = {
     num_data: {
         f"RMSE, ensemble of {num_members}": rows[num_data, f"ensemble of {num_members}"]["RMSE [eV/Å]"],
         "RMSE, best temperature": min(rows[num_data, f"T = {t:g}"]["RMSE [eV/Å]"] for t in temperatures),
+        "RMSE, best member": member_errors(num_data).min(),
+        "RMSE, worst member": member_errors(num_data).max(),
         "factor on the ensemble's spread": float(
             rescale_factor(ensembles[num_data]["forces"]["500 K"][:, 0], tests["500 K"][1])
         ),

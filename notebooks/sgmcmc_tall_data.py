@@ -7,7 +7,7 @@
 # y_i \sim \mathrm{Bernoulli}\big(1 / (1 + e^{-x_i \cdot \beta})\big), \qquad i = 1, \dots, 100\,000,$$
 #
 # sampled from gradients of 500 rows at a time. What such gradients do to the width of the posterior, and how to
-# see it *in the run itself*, is the point of this page: plain minibatches make it up to four times too wide, control
+# see it *in the run itself*, is the point of this page: plain minibatches make it up to five times too wide, control
 # variates do not.
 
 # %%

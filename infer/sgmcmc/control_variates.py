@@ -15,6 +15,9 @@ from jaxtyping import Array, Bool, Int
 
 from .target import Anchor, Target, Values
 
+# Draws of warm-up below which the centre is renewed at fewer than five different ones.
+LEAST_WARMUP = 8
+
 
 @dataclass(frozen=True, eq=False)
 class ControlVariates:

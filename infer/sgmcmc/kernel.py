@@ -20,13 +20,14 @@ from numpyro.infer.util import constrain_fn, transform_fn
 
 from ...kernels.sgmcmc.base import COUNTS, Schedule, SGAlgorithm, at_count, check_schedule
 from ...kernels.sgmcmc.cyclical import Cyclical
+from ...kernels.sgmcmc.sgnht import Sgnht
 from ..contract import ModelKernel
-from .control_variates import ControlVariates
+from .control_variates import LEAST_WARMUP, ControlVariates
 from .improper import check_tempered_prior
 from .minibatch import BATCHINGS, Batching
 from .progress import Warmup
 from .read_model import check_center, first_rows, read_sites
-from .report import progress_text, run_warnings
+from .report import precision_warnings, progress_text, run_warnings
 from .rows import HostRows, check_not_given, rows_of
 from .sampling import Sampling
 from .state import SGMCMCState
@@ -57,12 +58,13 @@ class SGMCMC(ModelKernel):
         factors: whether `numpyro.factor` sites belong to the "likelihood" or to the "prior".
         gradient: "minibatch", or `control_variates()`.
         batching: "replacement", or "epoch" for a new order of all rows in each epoch; the noise ratio is
-            then an upper bound.
+            then an upper bound. The orders are those of the chain's first key: a run continued from
+            `post_warmup_state` with another key goes through the same batches.
         steps_per_sample: steps of a draw, in warm-up too. Prefer it to `thinning`: what is between two
             draws then costs nothing but its gradients.
         warmup: course of the noise in warm-up: "ramp" raises it from 0 in the first half; "full" has it
             from the start; "descent" has none for three quarters. None: "descent" where control variates look
-            for their centre, else "ramp".
+            for their centre, "full" for `sgnht`, whose thermostat holds what T it is told, else "ramp".
         noise_every: steps from one probe of the minibatch noise to the next.
         noise_batches: gradients of a probe, at least 2.
         data: `HostRows` for data larger than memory; its arrays are then arguments of the model that are not
@@ -143,7 +145,13 @@ class SGMCMC(ModelKernel):
                 "leave it out, or give a center."
             )
         self.batching, self.steps_per_sample = batching, steps_per_sample
-        self.warmup: Warmup = warmup or ("descent" if self.finds_center else "ramp")
+        if self.finds_center and isinstance(algorithm, Cyclical):
+            raise ValueError(
+                "control_variates() finds its center in a descent, and the warm-up of cyclical is of whole cycles: "
+                "give a center."
+            )
+        usual: Warmup = "full" if isinstance(algorithm, Sgnht) else "ramp"
+        self.warmup: Warmup = warmup or ("descent" if self.finds_center else usual)
         if isinstance(algorithm, Cyclical):
             self.warmup = "full"
         self.noise_every, self.noise_batches = noise_every, noise_batches
@@ -164,15 +172,20 @@ class SGMCMC(ModelKernel):
 
     def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
         """First state of a chain, or of vectorized chains where `rng_key` is a batch of keys."""
-        if self.finds_center and num_warmup == 0:
+        if self.finds_center and num_warmup < LEAST_WARMUP:
             raise ValueError(
-                "control_variates() finds its center in warm-up, and num_warmup is 0: give a center, or warm up."
+                f"control_variates() finds its center in warm-up, and num_warmup is {num_warmup}: give a center, or "
+                f"warm up for some hundred draws (at least {LEAST_WARMUP})."
             )
         kwargs = dict(model_kwargs or {})
         check_not_given(self.data, kwargs)
         if self.tempering == "posterior" and not isinstance(self.temperature, jax.core.Tracer):
             check_tempered_prior(self._model, model_args, kwargs, temperature_range(self.temperature))
-        return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
+        state = super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
+        if not isinstance(state.potential_energy, jax.core.Tracer):
+            for sentence in precision_warnings(self, state):
+                warnings.warn(sentence, UserWarning, stacklevel=2)
+        return state
 
     def model_to_start(self, model_args, model_kwargs):
         """See `ModelKernel`: the model on its first rows; what else is static about it is read here."""

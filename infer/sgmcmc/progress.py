@@ -68,6 +68,8 @@ def is_probed(i: Int[Array, ""], intervals: tuple[int, int], num_warmup: int) ->
     return jnp.where(i < num_warmup, i % in_warmup == 0, (i - num_warmup) % later == 0)
 
 
-def forgets(i: Int[Array, ""], num_warmup: int) -> Bool[Array, ""]:
-    """Whether a probe at draw i is to be the first: at the half of warm-up, and when it is over."""
-    return (i == num_warmup // 2) | (i == num_warmup)
+def forgets(i: Int[Array, ""], intervals: tuple[int, int], num_warmup: int) -> Bool[Array, ""]:
+    """Whether a probe at draw i is to be the first: the first from the half of warm-up on, and the first after it."""
+    in_warmup = intervals[0]
+    half = -(-(num_warmup // 2) // in_warmup) * in_warmup
+    return (i == half) | (i == num_warmup)

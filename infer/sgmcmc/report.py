@@ -25,7 +25,7 @@ def run_warnings(kernel: Any, run: Any) -> list[str]:
     """
     state: SGMCMCState = run.last_state
     sentences = _of_noise(kernel, state) + _of_centre(kernel, run, state)
-    return sentences + _of_thermostat(kernel, state) + _of_precision(kernel, state) + _of_refusals(state)
+    return sentences + _of_thermostat(kernel, state) + precision_warnings(kernel, state) + _of_refusals(state)
 
 
 def _of_noise(kernel: Any, state: SGMCMCState) -> list[str]:
@@ -35,14 +35,18 @@ def _of_noise(kernel: Any, state: SGMCMCState) -> list[str]:
     worst = int(np.argmax(ratios))
     r = float(ratios[worst])
     if r > _NOISE:
-        bound = "at most " if kernel.batching == "epoch" else ""
+        at_most = kernel.batching == "epoch" or isinstance(kernel.algorithm, Cyclical)
+        bound = "at most " if at_most else ""
+        variance = np.asarray(state.noise.variance[kernel.site_names[worst]])
+        unequal = float(np.max(variance) / np.mean(variance))
         cut = f"{r / _NOISE:.2g}x"
         ways = [f"Cut step_size {cut}", f"raise the batch {cut}"]
         ways += [] if kernel.control is not None else ["use control_variates"]
         ways += [] if kernel.batching == "epoch" else ['use batching="epoch"']
         sentences.append(
             f"At T = {temperature:.3g}, {bound}{r / (1 + r):.0%} of the spread of {kernel.site_names[worst]} is "
-            f"minibatch noise (ratio {r:.2g}): its effective temperature is {bound}{temperature * (1 + r):.2g}. "
+            f"minibatch noise (ratio {r:.2g}): its effective temperature is {bound}{temperature * (1 + r):.2g}, and "
+            f"its noisiest element has {unequal:.2g}x that noise. "
             f"{', '.join(ways[:-1])}, or {ways[-1]}."
         )
     return sentences
@@ -88,9 +92,10 @@ def _of_thermostat(kernel: Any, state: SGMCMCState) -> list[str]:
     ]
 
 
-def _of_precision(kernel: Any, state: SGMCMCState) -> list[str]:
+def precision_warnings(kernel: Any, state: SGMCMCState) -> list[str]:
     """Increments of a few ulp are rounded away, and the spread with them."""
-    algorithm, step = plain(kernel.algorithm), float(np.min(state.step_size))
+    cycles, algorithm = isinstance(kernel.algorithm, Cyclical), plain(kernel.algorithm)
+    step = float(kernel.algorithm.sampling_step_size if cycles else np.min(state.step_size))
     temperature = float(np.min(state.temperature))
     sentences = []
     for name in kernel.site_names:

@@ -23,7 +23,8 @@ _READ_ROWS = 4096
 
 
 class HostRows:
-    """Arrays of N rows each that stay on the host: numpy, a memmap, anything with a shape that indexes rows.
+    """Arrays of N rows each that stay on the host: numpy, a memmap, an HDF5 dataset, anything with shape and dtype
+    that is indexed by ascending row numbers.
 
     The model takes a batch of them as its arguments, and says how many rows there are:
     `plate("rows", n, subsample_size=X.shape[0])`, without `numpyro.subsample`.
@@ -69,6 +70,10 @@ class HostRows:
         if order == "blocks" and (self.block_size < 1 or batch_size % self.block_size):
             raise ValueError(f"block_size must divide batch_size = {batch_size}, got {self.block_size!r}.")
 
+    def __deepcopy__(self, memo: Any) -> "HostRows":
+        """Itself: nothing here changes, and a copy of a memmap is the whole file in memory."""
+        return self
+
     def __len__(self) -> int:
         return int(next(iter(self.arrays.values())).shape[0])
 
@@ -92,7 +97,12 @@ class HostRows:
         rows = np.empty((len(ascending), *array.shape[1:]), jax.dtypes.canonicalize_dtype(array.dtype))
         for start in range(0, len(ascending), _READ_ROWS):
             part = slice(start, start + _READ_ROWS)
-            rows[ascending[part]] = array[sorted_indices[part]]
+            wanted = sorted_indices[part]
+            if isinstance(array, np.ndarray):
+                rows[ascending[part]] = array[wanted]
+            else:  # HDF5 refuses a row that is asked for twice
+                once, place = np.unique(wanted, return_inverse=True)
+                rows[ascending[part]] = np.asarray(array[once])[place]
         return rows
 
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax, random
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from ...kernels.sgmcmc import configurational_temperature, noise_ratio
-from ...kernels.sgmcmc.base import Schedule, SGAlgorithm, SGState, at_count, is_finite, moved_or_kept
+from ...kernels.sgmcmc.base import Schedule, SGAlgorithm, SGInfo, SGState, at_count, is_finite, moved_or_kept
 from ...kernels.sgmcmc.cyclical import Cyclical
 from .control_variates import renewed
 from .noise import add_probe, no_noise, probe
@@ -118,8 +118,8 @@ class Sampling:
             state = state._replace(anchor=anchor)
         state = self._probed(state, target, key_probe, at)
         steps = self._run_steps(state, target, key_steps, at)
-        temperature = at_count(self.temperature, at.clock)
-        factor = self.algorithm.noise_factor(steps.inner)
+        last = steps.inner._replace(step=steps.inner.step - 1)
+        temperature, factor = at_count(self.temperature, last.step), self.algorithm.noise_factor(last)
         return state._replace(
             i=at.i + 1,
             inner=steps.inner,
@@ -167,7 +167,8 @@ class Sampling:
         def add(noise, inner):
             keys = random.split(key, self.noise_batches)
             batches = batches_of(target.rows, keys, state.order_key, at.before)
-            noise = add_probe(noise, probe(gradient, batches), forgets(at.i, self.num_warmup))
+            forget = forgets(at.i, intervals, self.num_warmup)
+            noise = add_probe(noise, probe(gradient, batches), forget)
             if self.algorithm.preconditioned and self.num_warmup > 0:
                 adapted = self.algorithm.adapt(inner, noise.second_moment)
                 inner = jax.tree.map(
@@ -215,7 +216,7 @@ class Sampling:
                 gradient,
                 potential,
                 info.step_size,
-                None if carry.kinetic is None else _add(carry.kinetic, info.kinetic_temperature, share),
+                None if carry.kinetic is None else _add(carry.kinetic, _kinetic(info, good), share),
                 _add(carry.configurational, seen, share),
                 carry.num_refused + ~good,
             )
@@ -242,6 +243,11 @@ class Sampling:
 def _step_keys(key: Key[Array, ""], j: Int[Array, ""]) -> Key[Array, " 2"]:
     """Of the noise and of the batch of step j."""
     return random.split(random.fold_in(key, j))
+
+
+def _kinetic(info: SGInfo, good: Bool[Array, ""]) -> Values:
+    """T_kin of a step; 0 of one that was refused, whose momentum is."""
+    return jax.tree.map(lambda value: jnp.where(good, value, 0), info.kinetic_temperature)
 
 
 def _where(condition: Array, one: Any, other: Any) -> Any:

@@ -17,13 +17,15 @@ class SGMCMCState(NamedTuple):
     Attributes:
         i: draws done, warm-up included; one for all vectorized chains.
         inner: state of the algorithm.
-        gradient: of U_T at its position, on a batch that did not move it there.
+        gradient: of U_T at its position, on a batch that did not move it there (the first step of all apart: epochs
+            begin with the batch of the start).
         potential_energy: minibatch estimate of NumPyro's own potential (untempered) at the draw.
         step_size: h of the last step.
         temperature: T of the last step, as a schedule has it; what a warm-up or a cycle makes of it aside.
         kinetic_temperature: (S,), mean over the steps of the draw; None for an overdamped algorithm.
         configurational_temperature: (S,), mean over the steps of the draw.
-        noise_ratio: (S,), noise of the minibatches over that of the temperature.
+        noise_ratio: (S,), noise of the minibatches over that of the temperature, at the last step; with cycles, at the
+            first step of the sampling part.
         num_nonfinite: steps refused so far, because gradient or position were not finite.
         diverging: whether a step of this draw was refused.
         cycle: number of the cycle of the draw, from 0; None without cycles.

@@ -21,7 +21,7 @@ All algorithms share `base.SGAlgorithm`; `theory.py` says what each samples at a
 
 from .averaging import step_weighted_mean, thin_by_step_size
 from .baoab import baoab
-from .base import SGInfo, SGKernel, SGState, build
+from .base import SGAlgorithm, SGInfo, SGKernel, SGState, build
 from .cyclical import cyclical
 from .gradients import control_variates, epoch_indices, gradient_variance, randint_indices
 from .psgld import psgld
@@ -38,6 +38,7 @@ from .temperatures import (
 from .theory import stationary_variance
 
 __all__ = [
+    "SGAlgorithm",
     "SGInfo",
     "SGKernel",
     "SGState",

@@ -72,6 +72,11 @@ class SGAlgorithm(ABC):
 
     Raises:
         ValueError: for a step size that is not positive, or not finite, with the count where it is so.
+
+    Examples:
+        >>> from emberwalk.kernels.sgmcmc import SGAlgorithm, sgld
+        >>> isinstance(sgld(0.1), SGAlgorithm)
+        True
     """
 
     step_size: float | Schedule

@@ -68,8 +68,13 @@ class Cyclical(SGAlgorithm):
         return self.algorithm.move(rng_key, state, gradient, temperature * self.course(state.step))
 
     def noise_factor(self, state):
-        """See `SGAlgorithm`."""
-        return self.algorithm.noise_factor(state)
+        """See `SGAlgorithm`; at the step the sampling part begins with, its largest: the others have less noise."""
+        return self.algorithm.noise_factor(state._replace(step=jnp.int32(self.steps_of_exploration)))
+
+    @property
+    def sampling_step_size(self) -> Float[Array, ""]:
+        """h at the begin of the sampling part; at the end of a cycle h is next to nothing."""
+        return self.h(jnp.int32(self.steps_of_exploration))
 
     def adapt(self, state, second_moment):
         """See `SGAlgorithm`."""
@@ -126,6 +131,10 @@ def cyclical(
         >>> [int(algorithm.steps_to_draw(draw)) for draw in range(6)]
         [42, 2, 2, 2, 2, 42]
     """
+    if not isinstance(algorithm, SGAlgorithm):
+        raise TypeError(f"algorithm must be one of emberwalk.kernels.sgmcmc, got {type(algorithm).__name__}.")
+    if not isinstance(cycle_length, int) or cycle_length < 1:
+        raise ValueError(f"cycle_length must be a whole number of steps from 1 on, got {cycle_length!r}.")
     if temperature not in COURSES:
         raise ValueError(f"temperature of a cycle must be one of {COURSES}, got {temperature!r}.")
     if isinstance(algorithm, Cyclical) or callable(algorithm.step_size):

@@ -26,6 +26,10 @@ class Psgld(SGAlgorithm):
     def __post_init__(self):
         super().__post_init__()
         check_kind("precond", self.precond)
+        if not (self.eps >= 0 and 0 < self.power <= 1):
+            raise ValueError(
+                f"eps must be at least 0 and power above 0 and at most 1, got {self.eps!r} and {self.power!r}."
+            )
 
     @property
     def preconditioned(self):

@@ -88,6 +88,8 @@ def sghmc_from_sgd(
 ) -> Sghmc:
     """`sghmc` that at T = 0 is SGD with momentum on the mean loss: h = sqrt(lr / n), b = momentum.
 
+    That it is with mass="identity"; another mass preconditions it, as Wenzel and others (2020) do.
+
     Args:
         learning_rate: of SGD on the loss averaged over the data.
         momentum: decay of its velocity, in [0, 1).

@@ -8,7 +8,8 @@
 
 Ding and others (2014); Leimkuhler and Shang (2016). The friction s of all sites together starts at A and
 settles where the momentum has the temperature T. D divides by T: without it the thermostat of a chain at
-T = .01 answers a hundred times slower. It no longer works where s h is large (above .5).
+T = .01 answers a hundred times slower. It no longer works where s h is large (above .5). And it holds the T it is told:
+noise that is raised slowly in a warm-up is a T near 0 for a momentum that has T, and s leaps up.
 """
 
 from dataclasses import dataclass

@@ -10,7 +10,7 @@ from jax import random
 from numpyro.infer import MCMC, Gibbs, init_to_value
 
 from emberwalk.infer import SGMCMC, HostRows, control_variates
-from emberwalk.kernels.sgmcmc import baoab, cyclical, sghmc, sgld
+from emberwalk.kernels.sgmcmc import baoab, cyclical, psgld, sghmc, sgld
 from tests.infer.sgmcmc_models import mean_model, streamed_mean_model
 
 Y = jnp.arange(20.0)
@@ -151,6 +151,23 @@ CASES = {
     "no warm-up to find a center": (
         lambda: start(on(MODEL, gradient=control_variates()), Y, num_warmup=0),
         "num_warmup is 0: give a center, or warm up",
+    ),
+    "too short a warm-up to find a center": (
+        lambda: start(on(MODEL, gradient=control_variates()), Y, num_warmup=7),
+        r"num_warmup is 7: give a center, or warm up for some hundred draws \(at least 8\)",
+    ),
+    "center in cycles": (
+        lambda: SGMCMC(MODEL, cyclical(sgld(0.1), 10), gradient=control_variates()),
+        "the warm-up of cyclical is of whole cycles: give a center",
+    ),
+    "no cycle": (
+        lambda: cyclical(sgld(0.1), 0),
+        "cycle_length must be a whole number of steps from 1 on, got 0",
+    ),
+    "broken cycle": (lambda: cyclical(sgld(0.1), 20.5), r"cycle_length must be .*, got 20\.5"),
+    "power of a preconditioner": (
+        lambda: psgld(0.1, power=-1.0),
+        r"power above 0 and at most 1, got 1e-07 and -1\.0",
     ),
     "rows of two lengths": (
         lambda: HostRows({"X": np.ones((3, 2)), "y": np.ones(4)}, plate="rows", batch_size=2),

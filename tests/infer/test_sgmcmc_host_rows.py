@@ -1,5 +1,7 @@
 """T9 of SG-MCMC: rows that are read on the host give the draws of rows in memory."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,31 @@ def test_sgmcmc_host_rows_come_in_the_order_of_their_indices():
     assert read["id"].dtype == np.int32
     assert read["X"].shape == (2, 3, 3)
     assert read["X"].dtype == jnp.result_type(float)
+
+
+class RefusesRepeats:
+    """An HDF5 dataset, as far as it matters: rows in ascending order, each once."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype = array, array.shape, array.dtype
+
+    def __getitem__(self, rows):
+        assert (np.diff(rows) > 0).all(), "Indexing elements must be in increasing order"
+        return self.array[rows]
+
+
+def test_sgmcmc_host_rows_of_a_file_that_refuses_repeated_rows():
+    data = HostRows({"y": RefusesRepeats(mean_data(N))}, plate="rows", batch_size=4)
+    asked = np.array([7, 3, 3, 59, 7])
+    np.testing.assert_allclose(data._read(asked)["y"], mean_data(N)[asked], rtol=1e-6)
+
+
+def test_sgmcmc_host_rows_are_not_copied_with_their_kernel(on_disk):
+    """A copy of a memmap is the whole file in memory; a resumable run copies its kernel."""
+    kernel = SGMCMC(
+        streamed_mean_model, baoab(0.01, 10.0), data=HostRows({"y": on_disk}, plate="rows", batch_size=B)
+    )
+    assert copy.deepcopy(kernel).data is kernel.data
 
 
 def test_sgmcmc_host_rows_in_blocks_lie_together_and_are_as_probable(x64):

@@ -7,9 +7,10 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
-from numpyro.infer import MCMC, init_to_value
+from numpyro.infer import MCMC, init_to_sample, init_to_value
 
 from emberwalk.infer import SGMCMC
+from emberwalk.infer.sgmcmc.progress import forgets, is_probed, probe_interval
 from emberwalk.kernels.sgmcmc import (
     baoab,
     cyclical,
@@ -17,10 +18,12 @@ from emberwalk.kernels.sgmcmc import (
     polynomial_decay,
     sghmc,
     sgld,
+    sgnht,
     step_weighted_mean,
     temperature_ramp,
     thin_by_step_size,
 )
+from tests.infer.sgmcmc_models import mean_data, mean_model
 from tests.statistics import assert_exact, z_scores
 
 START = init_to_value(values={"x": 0.5})
@@ -74,6 +77,69 @@ def test_sgmcmc_cyclical_keeps_one_draw_of_a_linear_course():
     seen = states(SGMCMC(gaussian, course, init_strategy=START), 1, 3)
     np.testing.assert_array_equal(seen.inner.step, [10, 10, 20, 30])
     np.testing.assert_array_equal(seen.cycle, [0, 0, 1, 2])
+
+
+def test_sgmcmc_cyclical_noise_is_that_of_the_first_sampling_step():
+    """h(10) V / 2T, of every draw: at the end of a cycle the step, and its noise, is next to nothing."""
+    y = jnp.asarray(mean_data(100), float)
+    kernel = SGMCMC(mean_model, cyclical(sgld(1e-3), 20, exploration=0.5, draws_per_cycle=3), temperature=0.1)
+    seen = states(kernel, 2, 7, 0, y)
+    h = 5e-4 * (1 + np.cos(np.pi / 2))
+    variance = np.asarray(seen.noise.variance["m"])
+    np.testing.assert_allclose(seen.noise_ratio[:, 0], h * variance / 0.2, rtol=1e-5)
+    assert (variance > 0).all()
+
+
+def test_sgmcmc_cyclical_is_not_said_to_be_rounded_away():
+    """Its last step is 1e-5 of the first; what it samples with is that of the sampling part."""
+    kernel = SGMCMC(
+        gaussian, cyclical(sghmc(1e-3, 0.5, "identity"), 500), temperature=0.01, init_strategy=START
+    )
+    mcmc = MCMC(kernel, num_warmup=1, num_samples=2, progress_bar=False)
+    mcmc.run(random.key(0))
+    assert float(mcmc.last_state.step_size) < 1e-7
+    assert kernel.warnings(mcmc) == []
+
+
+def test_sgmcmc_decreasing_steps_and_temperatures_are_recorded_as_of_the_last_step():
+    kernel = SGMCMC(
+        gaussian, sgld(polynomial_decay(0.5, 1.0, 0.6)), temperature=temperature_ramp(1.0, 0.1, 8),
+        steps_per_sample=4, init_strategy=START,
+    )  # fmt: skip
+    seen = states(kernel, 1, 2)
+    at = jnp.array([0, 3, 7])  # schedules stand at 0 in warm-up
+    np.testing.assert_allclose(seen.temperature, jax.vmap(temperature_ramp(1.0, 0.1, 8))(at), rtol=1e-6)
+    np.testing.assert_allclose(seen.step_size, jax.vmap(polynomial_decay(0.5, 1.0, 0.6))(at), rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_warmup", [8, 50, 100, 300, 500, 1000, 5000])
+@pytest.mark.parametrize("steps", [1, 100])
+def test_sgmcmc_schedules_of_probes_forget_at_the_half_of_warmup_and_after_it(num_warmup, steps):
+    """Whatever the interval: at the first probe of the second half, and at the first draw."""
+    intervals = probe_interval(200, steps, num_warmup)
+    i = jnp.arange(num_warmup + 2 * intervals[1])
+    probed, forgot = (
+        np.asarray(x) for x in (is_probed(i, intervals, num_warmup), forgets(i, intervals, num_warmup))
+    )
+    probes = np.flatnonzero(probed)
+    second_half = probes[(probes >= num_warmup // 2) & (probes < num_warmup)]
+    np.testing.assert_array_equal(np.flatnonzero(probed & forgot), [second_half[0], num_warmup])
+    assert len(probes[probes < num_warmup]) >= 8
+
+
+@pytest.mark.parametrize(
+    ("warmup", "friction"), [(None, (0.0, 3.0)), ("ramp", (5.0, np.inf))], ids=["full", "planted_ramp"]
+)
+def test_sgmcmc_schedules_of_noise_keep_the_friction_of_a_thermostat(warmup, friction):
+    """From a stationary start it stays near its own; told a T near 0 for a momentum that has T, it leaps up."""
+    kernel = SGMCMC(fifty, sgnht(0.1, 1.0), warmup=warmup, init_strategy=init_to_sample)
+    assert kernel.warmup == (warmup or "full")
+    seen = states(kernel, 200, 1)
+    assert friction[0] < np.asarray(seen.inner.extra[:100]).max() < friction[1]
+
+
+def fifty():
+    numpyro.sample("x", dist.Normal(0.0, 1.0).expand([50]).to_event(1))
 
 
 CENTRES = 6.0 * np.arange(5)

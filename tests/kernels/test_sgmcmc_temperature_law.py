@@ -10,6 +10,7 @@ it is compared with (1) in a test of its own.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 import jax
@@ -68,33 +69,34 @@ def of_leimkuhler_matthews(lam: float, T: float, gain: float) -> Linear:
     return Linear(np.array([[1 - h * lam, share], [0.0, 0.0]]), np.array([[share], [1.0]]))
 
 
-KICK = {lam: np.array([[1.0, 0.0], [-H * lam, 1.0]]) for lam in CURVATURES}
+KICK = {lam: np.array([[1.0, 0.0], [-H * lam, 1.0]]) for lam in (0.0, *CURVATURES)}
 
 
-def drift_by(h: float) -> NDArray[np.float64]:
-    return np.array([[1.0, h], [0.0, 1.0]])
+def drift_by(h: float, mass: float) -> NDArray[np.float64]:
+    return np.array([[1.0, h / mass], [0.0, 1.0]])
 
 
 def of_sghmc(lam: float, T: float, gain: float) -> Linear:
     b = 1 - FRICTION * H
-    into_p = np.array([[0.0], [np.sqrt(2 * (1 - b) * T)]])
-    return Linear(drift_by(H) @ (KICK[lam] - np.diag([0.0, 1 - b])), drift_by(H) @ into_p)
+    into_p = np.array([[0.0], [np.sqrt(2 * (1 - b) * T * gain)]])
+    drifted = drift_by(H, gain)
+    return Linear(drifted @ (KICK[lam] - np.diag([0.0, 1 - b])), drifted @ into_p)
 
 
 def of_baoab(lam: float, T: float, gain: float) -> Linear:
     c = np.exp(-FRICTION * H)
-    into_p = np.array([[0.0], [np.sqrt((1 - c**2) * T)]])
-    half = drift_by(H / 2)
+    into_p = np.array([[0.0], [np.sqrt((1 - c**2) * T * gain)]])
+    half = drift_by(H / 2, gain)
     return Linear(half @ np.diag([1.0, c]) @ half @ KICK[lam], half @ into_p)
 
 
 def of_sgnht(lam: float, T: float, gain: float) -> Linear:
     """No linear step: its thermostat; what it settles at has the law of x at these variances."""
-    return Linear(np.zeros((2, 2)), np.diag([np.sqrt(T / lam), np.sqrt(T)]))
+    return Linear(np.zeros((2, 2)), np.diag([np.sqrt(T / lam), np.sqrt(T * gain)]))
 
 
 class Scheme(NamedTuple):
-    """An algorithm; its equation (1); whether x is (q, p); factors of the step of the four curvatures."""
+    """An algorithm; its equation (1); whether x is (q, p); G or M of the four curvatures."""
 
     algorithm: SGAlgorithm
     linear: Callable[[float, float, float], Linear]
@@ -106,9 +108,9 @@ SCHEMES = {
     "sgld": Scheme(sgld(H_OVERDAMPED), of_sgld),
     "psgld": Scheme(psgld(H_OVERDAMPED), of_sgld, gains=GAINS),
     "leimkuhler_matthews": Scheme(leimkuhler_matthews(H_OVERDAMPED), of_leimkuhler_matthews),
-    "sghmc": Scheme(sghmc(H, FRICTION, mass="identity"), of_sghmc, has_momentum=True),
-    "baoab": Scheme(baoab(H, FRICTION), of_baoab, has_momentum=True),
-    "sgnht": Scheme(sgnht(0.3, 1.0), of_sgnht, has_momentum=True),
+    "sghmc": Scheme(sghmc(H, FRICTION, mass="identity"), of_sghmc, has_momentum=True, gains=GAINS),
+    "baoab": Scheme(baoab(H, FRICTION), of_baoab, has_momentum=True, gains=GAINS),
+    "sgnht": Scheme(sgnht(0.3, 1.0), of_sgnht, has_momentum=True, gains=GAINS),
 }
 LAM = np.repeat(CURVATURES, EACH)  # of NumPy, so that it is float64 under x64
 
@@ -198,7 +200,7 @@ def test_sgmcmc_temperature_law(scheme, num_chains, num_steps, x64):
         assert_exact([z_scores(kinetic, T) for kinetic, T in zip(seen.kinetic, TEMPERATURES, strict=True)])
     elif scheme.has_momentum:
         b = 1 - FRICTION * H
-        shrunk = 1 - H**2 * CURVATURES / (2 * (1 + b))
+        shrunk = 1 - H**2 * CURVATURES / (2 * (1 + b) * GAINS)
         exact = np.mean(2 / ((1 + b) * shrunk))
         z = [z_scores(kinetic, T * exact) for kinetic, T in zip(seen.kinetic, TEMPERATURES, strict=True)]
         assert_exact(z)
@@ -212,18 +214,14 @@ NOISY = {"sgld": of_sgld, "leimkuhler_matthews": of_leimkuhler_matthews, "sghmc"
 def test_sgmcmc_temperature_law_formulas_solve_the_lyapunov_equation(name, noise, x64):
     """With noise of variance V in the gradient: what multiplies q in A then multiplies sqrt(V) w too."""
     scheme = SCHEMES[name]
-    for T in TEMPERATURES:
-        for lam in CURVATURES:
-            linear = scheme.linear(lam, T, 1.0)
-            still = scheme.linear(0.0, T, 1.0) if name in ("sgld", "leimkuhler_matthews") else None
-            if still is None:
-                KICK[0.0] = np.eye(2)
-                still = scheme.linear(0.0, T, 1.0)
-            # A = A_0 - lam G e_1': the column that the gradient enters by
-            column = (still.matrix - linear.matrix)[:, :1] / lam
-            noisy = linear._replace(noise=np.hstack([linear.noise, np.sqrt(noise) * column]))
-            found = stationary_variance(scheme.algorithm, lam, T, noise)
-            np.testing.assert_allclose(found, noisy.covariance[0, 0], rtol=1e-10)
+    masses = (1.0, 4.0) if scheme.has_momentum else (1.0,)
+    for T, lam, mass in product(TEMPERATURES, CURVATURES, masses):
+        linear, still = scheme.linear(lam, T, mass), scheme.linear(0.0, T, mass)
+        # A = A_0 - lam G e_1': the column that the gradient enters by
+        column = (still.matrix - linear.matrix)[:, :1] / lam
+        noisy = linear._replace(noise=np.hstack([linear.noise, np.sqrt(noise) * column]))
+        found = stationary_variance(scheme.algorithm, lam, T, noise, precond=mass)
+        np.testing.assert_allclose(found, noisy.covariance[0, 0], rtol=1e-10)
 
 
 # Planted bugs
@@ -309,7 +307,25 @@ class ReadAfterTheKick(Baoab):
     def move(self, rng_key, state, gradient, temperature):
         moved, info = super().move(rng_key, state, gradient, temperature)
         half = kick(state.momentum, gradient, self.h(state.step) / 2)
-        return moved, SGInfo(info.step_size, jnp.mean(half**2), info.finite)
+        return moved, SGInfo(info.step_size, jnp.mean(half**2 / state.precond), info.finite)
+
+
+@dataclass(frozen=True)
+class NoMassInTheNoise(Baoab):
+    """sqrt(v) xi for sqrt(v M) xi, beside p / M: right where M is 1."""
+
+    def move(self, rng_key, state, gradient, temperature):
+        return super().move(rng_key, state, gradient, temperature / state.precond)
+
+
+@dataclass(frozen=True)
+class NoMassInTheDrift(Sghmc):
+    """q + h p for q + h p / M."""
+
+    def move(self, rng_key, state, gradient, temperature):
+        moved, info = super().move(rng_key, state, gradient, temperature)
+        flat = jnp.ones_like(state.precond)
+        return moved._replace(position=drift(state.position, moved.momentum, flat, self.h(state.step))), info
 
 
 BUGS = {
@@ -319,6 +335,8 @@ BUGS = {
     "one noise": ("leimkuhler_matthews", OneNoise(H_OVERDAMPED)),
     "no gain in the noise": ("psgld", NoGainInTheNoise(H_OVERDAMPED)),
     "noise (1 - b^2) T": ("sghmc", NoiseOfExactDecay(H, FRICTION, "identity")),
+    "no mass in the noise": ("baoab", NoMassInTheNoise(H, FRICTION)),
+    "no mass in the drift": ("sghmc", NoMassInTheDrift(H, FRICTION, "identity")),
     "explicit Euler": ("sghmc", OldMomentum(H, FRICTION, "identity")),
 }
 

@@ -397,6 +397,6 @@ CASES = [
         Sampler(langevin_in_gibbs, LOCATION_SCALE),
         fields=(*SG_FIELDS, "kinetic_temperature"),
         stationary=False,
-        nightly=frozenset({CALLABLE, X64}),
+        nightly=frozenset({BLOCK, CALLABLE, X64}),
     ),
 ]
