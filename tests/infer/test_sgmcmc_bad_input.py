@@ -1,12 +1,16 @@
 """T12 and section 8 of SG-MCMC: what cannot be meant is refused, by name, value and way out."""
 
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import optax
 import pytest
+from flax import nnx
 from jax import random
+from numpyro.contrib.module import random_nnx_module
 from numpyro.infer import MCMC, Gibbs, init_to_value
 
 from emberwalk.infer import SGMCMC, HostRows, control_variates
@@ -31,10 +35,17 @@ def discrete(y):
     numpyro.sample("y", dist.Normal(k, 1.0), obs=y)
 
 
-def mutable(y):
-    numpyro.primitives.mutable("net$state", {"mean": jnp.zeros(2)})
-    m = numpyro.sample("m", dist.Normal(0.0, 1.0))
-    numpyro.sample("y", dist.Normal(m, 1.0), obs=y)
+def network_with(layer):
+    """A model with a network of flax whose last layer keeps a state."""
+    net = nnx.Sequential(nnx.Linear(1, 3, rngs=nnx.Rngs(0)), layer(rngs=nnx.Rngs(0)))
+
+    def model(y):
+        out = random_nnx_module("net", net, dist.Normal(0.0, 1.0))
+        with numpyro.plate("rows", len(y), subsample_size=5):
+            rows = numpyro.subsample(y, event_dim=0)
+            numpyro.sample("y", dist.Normal(out(rows[:, None]).sum(-1), 1.0), obs=rows)
+
+    return model
 
 
 def prior_alone(law):
@@ -102,7 +113,14 @@ CASES = {
         "'local' lies in the subsampled plate 'rows'",
     ),
     "discrete latent": (lambda: start(on(discrete), Y), "'kind' is discrete.*DiscreteGibbs"),
-    "network state": (lambda: start(on(mutable), Y), r"'net\$state'.*BatchNorm, Dropout"),
+    "BatchNorm": (
+        lambda: start(on(network_with(partial(nnx.BatchNorm, 3))), Y),
+        r"'net\$state'.*BatchNorm, Dropout",
+    ),
+    "Dropout": (
+        lambda: start(on(network_with(partial(nnx.Dropout, 0.5))), Y),
+        r"'net\$state'.*BatchNorm, Dropout",
+    ),
     "improper prior": (
         lambda: start(on(prior_alone(dist.Gamma(0.5, 1.0)), temperature=0.1), Y),
         "prior of 'shape', Gamma with 0.5, is improper.*no observed site depends on it",
