@@ -132,8 +132,9 @@ def test_sgmcmc_planted_tempering(bug, monkeypatch):
 
 
 def test_sgmcmc_planted_tempering_without_the_root_of_the_temperature(monkeypatch):
-    """The whole kernel at T = 1 noise."""
-    monkeypatch.setattr(kernel_module.Sampling, "_level", lambda self, course, count: course, raising=True)
+    """sqrt(2 h) T xi for sqrt(2 h T) xi, in the whole kernel."""
+    right = kernel_module.Sampling._level
+    monkeypatch.setattr(kernel_module.Sampling, "_level", lambda *which: right(*which) ** 2, raising=True)
     means = chain_means(cold_priors(), of_priors, 128, 20, 60, optimise=False)
     assert_caught(z_scores(means, EXACT_PRIORS))
 
