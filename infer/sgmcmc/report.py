@@ -105,7 +105,8 @@ def precision_warnings(kernel: Any, state: SGMCMCState) -> list[str]:
             increment = step * np.sqrt(temperature / np.max(scale))
         else:
             increment = np.sqrt(2 * step * temperature * np.min(scale))
-        ulps = float(increment / np.spacing(np.max(np.abs(z), initial=0)))
+        size = np.max(np.abs(z), initial=increment)  # a start at 0 is soon as far as a step
+        ulps = float(increment / np.spacing(size.astype(z.dtype)))
         if ulps < _ULPS:
             sentences.append(
                 f"The steps of {name} are {ulps:.2g} ulp of its {z.dtype} values: below {_ULPS:.0f} they are rounded "
