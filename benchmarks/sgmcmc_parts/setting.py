@@ -87,8 +87,6 @@ def sampled(
     args: tuple = (),
     *,
     num_chains: int = 1,
-    per_draw: int = 1,
-    large: bool = False,
     **kwargs,
 ) -> Callable:
     """Number of steps -> what `MCMC` collects; no warm-up.
@@ -97,8 +95,6 @@ def sampled(
         kernel: to be sampled.
         args: of the model.
         num_chains: vectorized.
-        per_draw: steps that the kernel makes for a draw.
-        large: whether the arguments are given to the compiled program, instead of being part of it.
         kwargs: of the model.
     """
 
@@ -106,11 +102,10 @@ def sampled(
         mcmc = MCMC(
             kernel,
             num_warmup=0,
-            num_samples=num_steps // per_draw,
+            num_samples=num_steps,
             num_chains=num_chains,
             chain_method="vectorized",
             progress_bar=False,
-            jit_model_args=large,
         )
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The deterministic sites")

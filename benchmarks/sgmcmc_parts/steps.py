@@ -1,7 +1,8 @@
 """A step inside `MCMC` beside a bare scan of blackjax
 
 Logistic regression, N = 100 000 rows, d = 50, b = 500, plain minibatches, one step a draw, everything collected
-that is collected by default, no progress bar; the time of a step is the slope between runs of 2000 and 22 000, a median of 19.
+that is collected by default, no progress bar; the time of a step is the slope between
+runs of 2000 and 22 000, a median of 19.
 """
 
 from functools import partial
