@@ -20,6 +20,7 @@ from pathlib import Path
 
 warnings.filterwarnings("ignore", "IProgress not found")  # no progress bar is shown here
 warnings.filterwarnings("ignore", "The deterministic sites")  # `predict` computes them for the draws we keep
+warnings.formatwarning = lambda message, *_: f"{message}\n"  # the words, not the file
 
 import jax
 import jax.numpy as jnp
@@ -302,8 +303,9 @@ for temperature in temperatures:
 #
 # `rescale_factor` says by what factor the spread of an ensemble is to be multiplied to cover its errors; it takes the
 # small number of members into account, of which the mean squared z does not know. The chains were started from four of
-# the eight members; the errors of the best and the worst member stand beside. The best temperature is chosen on the
-# test set, in the chains' favour.
+# the eight members; the errors of the best and the worst member stand beside. A member whose error is the rms of the
+# forces has learnt nothing: it fell where no force at all and a large $\sigma$ explain the data, and it makes its
+# ensemble too wide. The best temperature is chosen on the test set, in the chains' favour.
 
 
 # %%
