@@ -39,14 +39,25 @@ from .smc.prediction import forecast, posterior_predictive
 from .smc.score_ascent import ScoreAscent
 from .smc.score_climbing import MarkovScoreClimbing
 from .smc.without_path import without_path
+from .walk.control_variate import control_variate, discrete_residual, score_control_variate
+from .walk.estimators import Average, node_average
+from .walk.graph_walk import GraphWalk, GraphWalkState
+from .walk.plots import plot_error_decay, plot_variance_ratio, plot_visits
+from .walk.srrw import SRRW, SRRWState
+from .walk.support import SupportAverage, streamed, support_average
+from .walk.visits import VisitStatistics, visit_statistics
 
 __all__ = [
     "PPG",
     "SGMCMC",
+    "SRRW",
+    "Average",
     "CalibrationCurve",
     "ChainsCurve",
     "DeepEnsemble",
     "FunctionalEstimate",
+    "GraphWalk",
+    "GraphWalkState",
     "HostRows",
     "MarkovScoreClimbing",
     "MeanAndVariance",
@@ -56,28 +67,37 @@ __all__ = [
     "ParticleGibbsState",
     "Reduction",
     "SGMCMCState",
+    "SRRWState",
     "ScoreAscent",
     "ScoreAscentResult",
     "ScoreAscentState",
     "StepAdvice",
+    "SupportAverage",
+    "VisitStatistics",
     "between_chain_share",
     "calibration_curve",
     "chains_curve",
+    "control_variate",
     "control_variates",
     "diagnose",
+    "discrete_residual",
     "forecast",
     "lag_product",
     "mean_and_variance",
     "moment",
+    "node_average",
     "paris_smoother",
     "plot_calibration",
     "plot_chains_curve",
     "plot_cycles",
+    "plot_error_decay",
     "plot_noise_ratio",
     "plot_particle_ess",
     "plot_states",
     "plot_temperatures",
     "plot_update_rate",
+    "plot_variance_ratio",
+    "plot_visits",
     "posterior_predictive",
     "ppg_estimates",
     "predict",
@@ -85,9 +105,13 @@ __all__ = [
     "read_directory",
     "rescale_factor",
     "resumable",
+    "score_control_variate",
+    "streamed",
     "suggest_step_size",
     "summary",
+    "support_average",
     "temperature_table",
     "to_datatree",
+    "visit_statistics",
     "without_path",
 ]

@@ -91,18 +91,26 @@ def identity_of(arguments: tuple[int, tuple, dict[str, Any]]) -> tuple:
     return num_warmup, tree, GIBBS_SITES_KWARG in model_kwargs, *(id(leaf) for leaf in leaves)
 
 
-def vectorized(sample_one: SampleOne, axes: Any, rng_key: Array, first_state: Any) -> SampleOne:
-    """`sample_one` for the chains that `rng_key` was for: one, or a batch; it takes states like the first."""
+def vectorized(
+    sample_one: SampleOne, axes: Any, rng_key: Array, first_state: Any, sample_chains: SampleOne | None = None
+) -> SampleOne:
+    """`sample_one` for the chains that `rng_key` was for: one, or a batch; it takes states like the first.
+
+    Args:
+        sample_one: next state of one chain.
+        axes: `chain_axes` of the state.
+        rng_key: one key, or one a chain.
+        first_state: of that chain, or of those.
+        sample_chains: next states of a batch, where a kernel has better than `jax.vmap(sample_one)`.
+    """
     made = _shapes(first_state)
 
-    def sample(state, model_args, model_kwargs):
-        return strongly_typed(sample_one(state, model_args, model_kwargs))
-
-    move = sample if is_prng_key(rng_key) else jax.vmap(sample, in_axes=(axes, None, None), out_axes=axes)
+    together = sample_chains or jax.vmap(sample_one, in_axes=(axes, None, None), out_axes=axes)
+    move = sample_one if is_prng_key(rng_key) else together
 
     def checked(state, model_args, model_kwargs):
         _check_made_here(_shapes(state), made)
-        return move(state, model_args, model_kwargs)
+        return strongly_typed(move(state, model_args, model_kwargs))
 
     return checked
 
@@ -208,12 +216,14 @@ class ChainKernel(MCMCKernel):
         fresh: attributes that a start sets anew, with their value before it; they are not pickled
             and not carried to a copy for another model.
         start_level: see `Start`.
+        sample_chains: see `vectorized`.
     """
 
     sample_field = "z"
     state_class: type
     shared_fields: tuple[str, ...] = ("i",)
     start_level = 1
+    sample_chains: SampleOne | None = None
     fresh: dict[str, Any] = {"_sample_fn": None, "_start": None}  # noqa: RUF012, never written to
 
     def __init__(self) -> None:
@@ -252,7 +262,7 @@ class ChainKernel(MCMCKernel):
         if holds_tracers(self):
             one_key, one_start = first_chain(rng_key, init_params)
             self.init_one(one_key, one_start, model_args, model_kwargs)
-        self._sample_fn = vectorized(self.sample_one, axes, rng_key, state)
+        self._sample_fn = vectorized(self.sample_one, axes, rng_key, state, self.sample_chains)
         again = partial(self.init_again, model_args=model_args, model_kwargs=model_kwargs)
         return start_again(state, self.failed(state), again, rng_key, init_params, self.shared_fields)
 

@@ -9,6 +9,8 @@ if not __name__.startswith("emberwalk."):
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .discrete import g_prior_selection, ising
+from .graphs import barabasi_albert, karate_club, read_edge_list
 from .networks import init_to_module, laplace_prior, mlp, scaled_normal, student_t_prior
 from .ssm_examples import (
     linear_gaussian,
@@ -30,9 +32,13 @@ __all__ = [
     "Ethanol",
     "Geometries",
     "StateSpace",
+    "barabasi_albert",
     "emission",
     "force_matching",
+    "g_prior_selection",
     "init_to_module",
+    "ising",
+    "karate_club",
     "laplace_prior",
     "linear_gaussian",
     "linear_gaussian_scan",
@@ -42,6 +48,7 @@ __all__ = [
     "mlp",
     "nonlinear_growth",
     "poisson_counts",
+    "read_edge_list",
     "regime_switching",
     "scaled_normal",
     "stochastic_volatility",

@@ -5,9 +5,8 @@ it is, is `None` or a reason, and the law is then skipped with that reason.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -17,93 +16,19 @@ from numpyro.contrib.control_flow import scan
 from numpyro.infer import HMC, NUTS, Gibbs
 from numpyro.infer.gibbs import with_conditioning
 
-from emberwalk.infer import PPG, SGMCMC, ParticleGibbs, PPGState, control_variates, lag_product
+from emberwalk.infer import (
+    PPG,
+    SGMCMC,
+    SRRW,
+    GraphWalk,
+    ParticleGibbs,
+    PPGState,
+    control_variates,
+    lag_product,
+)
 from emberwalk.kernels.sgmcmc import baoab, leimkuhler_matthews
+from tests.laws.case import Case, Sampler, Target
 from tests.metropolis import Metropolis, location_scale
-
-
-def same(latents: Any) -> Any:
-    """What `init` takes, where that is the latents as they are."""
-    return latents
-
-
-def as_started(kernel: Any, state: Any, latents: Any, args: tuple) -> Any:
-    """The state of a kernel that starts where it is told."""
-    return state
-
-
-@dataclass(frozen=True, eq=False)
-class Target:
-    """What is sampled: a tiny model, a graph, whatever `run` takes as arguments.
-
-    Attributes:
-        args: arguments of `MCMC.run`.
-        statistics: (latents, args) -> vector. Its mean over exact draws must not change when they move.
-        exact_draw: key -> (latents, args), latents given args drawn exactly from the target. Either the
-            args are always the same (conjugacy, enumeration, a grid), or the data are drawn with the
-            latents from the prior: then the latents are an exact draw given those data, whatever the
-            model, and statistics that join both see a wrong likelihood. None where no draw can be exact.
-        nan_args: args -> args under which the density is NaN where `in_nan`; None where that cannot be.
-        in_nan: latents -> whether they lie where the density is NaN.
-    """
-
-    args: tuple
-    statistics: Callable[[Any, tuple], Any]
-    exact_draw: Callable[[Any], tuple[Any, tuple]] | None
-    nan_args: Callable[[tuple], tuple] | None = None
-    in_nan: Callable[[Any], Any] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Sampler:
-    """A kernel on a target.
-
-    Attributes:
-        kernel: builds a fresh kernel.
-        target: what it samples.
-        start: latents -> `init_params` of the kernel (unconstrained where it asks for that).
-        place: (kernel, state, latents, args) -> state at the latents, where `init` does not take them.
-    """
-
-    kernel: Callable[[], Any]
-    target: Target
-    start: Callable[[Any], Any] = same
-    place: Callable[[Any, Any, Any, tuple], Any] = as_started
-
-
-@dataclass(frozen=True, eq=False)
-class Case:
-    """A kernel as the laws see it.
-
-    Attributes:
-        name: shown in the test id; it holds the wing's word.
-        alone: the kernel by itself.
-        block: a `Gibbs` that holds the kernel beside NUTS; None where it may not be a block.
-        refusal: builds that `Gibbs` where `block` is None; it must raise.
-        refused_with: what the ValueError then says.
-        fields: the default fields it must collect.
-        moves: moves of each exact draw.
-        replicas: exact draws; raise it where a planted bug would not be seen.
-        stationary: False for a kernel that does not leave its target invariant, by construction (an
-            approximate kernel, a self-interacting walk): its own tests know its law.
-        agreement: how far chain methods may differ over 10 draws in float32.
-        skipped: law (its test without "test_") -> why it is not asked of this kernel, beyond what the
-            other fields say.
-        nightly: laws that cost too much for every run of the tests; True: all of them.
-    """
-
-    name: str
-    alone: Sampler
-    block: Sampler | None
-    fields: tuple[str, ...]
-    refusal: Callable[[], Any] | None = None
-    refused_with: str = ""
-    moves: int = 5
-    replicas: int = 8000
-    stationary: bool = True
-    agreement: float = 1e-5
-    skipped: dict[str, str] = field(default_factory=dict)
-    nightly: frozenset[str] | bool = frozenset()
 
 
 def from_prior(model: Callable, names: tuple[str, ...], length: int, data: Callable) -> Callable:
@@ -253,12 +178,56 @@ REGIMES = Target(
 )
 
 
+# A walk on a triangle with a tail
+
+KITE, KITE_WEIGHTS = [(0, 1), (1, 2), (2, 0), (2, 3)], (1.0, 2.0, 3.0, 4.0)
+
+
+def kite_exactly(key):
+    return {"node": random.categorical(key, jnp.log(jnp.array(KITE_WEIGHTS)))}, ()
+
+
+def of_kite(latents, args):
+    return jax.nn.one_hot(latents["node"], 4)
+
+
+def three_votes(y):
+    share = numpyro.sample("share", dist.DiscreteUniform(1, 3))
+    with numpyro.plate("votes", 3):
+        vote = numpyro.sample("vote", dist.Bernoulli(share / 4))
+        numpyro.sample("y", dist.Normal(vote, 1.0), obs=y)
+
+
+def votes_exactly(key):
+    key_share, key_vote, key_y = random.split(key, 3)
+    share = random.randint(key_share, (), 1, 4)
+    vote = random.bernoulli(key_vote, share / 4, (3,)).astype(jnp.int32)
+    return {"share": share, "vote": vote}, (vote + random.normal(key_y, (3,)),)
+
+
+def of_votes(latents, args):
+    share, vote, (y,) = latents["share"], latents["vote"], args
+    alone = [share, share**2, *vote, vote[0] * vote[1]]
+    return jnp.stack([jnp.asarray(v, y.dtype) for v in (*alone, share * y.sum(), *(vote * y))])
+
+
+VOTES = Target((jnp.array([0.2, 1.1, -0.4]),), of_votes, votes_exactly)
+VOTES_OF_A_MEMORY = Target((jnp.array([0.2, 1.1, -0.4]),), of_votes, None)
+
+
+NODES = Target((), of_kite, kite_exactly)
+NODES_OF_A_MEMORY = Target((), of_kite, None)
+
+
 # Kernels: NumPyro's own, which shows that the laws are fair; the smallest on our contract; those of the wings.
 
 
 EXACT, BLOCK = "leaves_exact_draws_exact", "is_a_block_of_gibbs_or_says_why_not"
 X64, CALLABLE = "works_in_x64", "callable_chain_method_agrees"
 VECTORIZED = ("chain_methods_agree", "chains_differ")
+WALK_FIELDS = ("z", "alpha", "revisit_rate", "accept_prob", "num_nonfinite")
+SITE_FIELDS = (*WALK_FIELDS, "potential_energy", "num_untracked")
+NO_MODEL = "a walk on a graph has no model, and is no block"
 SWEEP_FIELDS = ("particle_ess", "particle_ess_min", "path_update_rate", "log_evidence", "num_nonfinite")
 HMC_FIELDS = ("potential_energy", "accept_prob", "num_steps", "diverging")
 
@@ -317,6 +286,26 @@ def put_path(kernel, state, latents, args):
         block = block._replace(block_states=(sweep._replace(z=path), inner))
     parameters = kernel.blocks[1][0].refresh(parameters, args, with_conditioning({}, path))
     return state._replace(z={**state.z, **path}, block_states=(block._replace(z=path), parameters))
+
+
+def walk_without_repellence():
+    return GraphWalk(KITE, KITE_WEIGHTS, alpha=0.0, steps_per_draw=100)
+
+
+def walk_with_repellence():
+    return GraphWalk(KITE, KITE_WEIGHTS, alpha=5.0, steps_per_draw=100)
+
+
+def votes_without_repellence():
+    return SRRW(three_votes, 0.0, steps_per_draw=4)
+
+
+def votes_with_repellence():
+    return SRRW(three_votes, 5.0, base="mh", steps_per_draw=100)
+
+
+def votes_in_gibbs():
+    return Gibbs([(votes_with_repellence(), ["vote"]), (SRRW(three_votes, 0.0), ["share"])])
 
 
 def rows_with_control_variates():
@@ -380,6 +369,45 @@ CASES = [
         fields=("z", *SWEEP_FIELDS, "functionals", "path_functionals"),
         # its sweep is that of `smc-ppg`, which daily is exact and never silent about a NaN
         nightly=frozenset({EXACT, BLOCK, CALLABLE, X64, "no_silent_nan", *VECTORIZED}),
+    ),
+    Case(
+        "walk-graph-alone",
+        Sampler(walk_without_repellence, NODES),
+        None,
+        fields=WALK_FIELDS,
+        moves=1,
+        replicas=4000,
+        skipped={BLOCK: NO_MODEL},
+        nightly=frozenset({CALLABLE, X64}),
+    ),
+    Case(
+        "walk-graph",
+        Sampler(walk_with_repellence, NODES_OF_A_MEMORY),
+        None,
+        fields=WALK_FIELDS,
+        stationary=False,  # from its second step on; the path law of `test_walk_path_law` stands in
+        skipped={BLOCK: NO_MODEL},
+    ),
+    Case(
+        "walk-sites-alone",
+        Sampler(votes_without_repellence, VOTES),
+        None,
+        fields=SITE_FIELDS,
+        moves=2,
+        skipped={
+            BLOCK: "beside NUTS it is tested with a mixture (test_walk_srrw.py): this target has no site for NUTS"
+        },
+        nightly=frozenset({CALLABLE, X64}),
+    ),
+    Case(
+        "walk-sites",
+        Sampler(votes_with_repellence, VOTES_OF_A_MEMORY),
+        None,
+        fields=SITE_FIELDS,
+        refusal=votes_in_gibbs,
+        refused_with="SRRW with alpha=5.0 cannot be a block of Gibbs",
+        stationary=False,
+        nightly=frozenset({CALLABLE, X64}),
     ),
     Case(
         "sgmcmc-control-variates",

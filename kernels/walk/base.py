@@ -1,0 +1,121 @@
+"""What the walks share: where the walker is, what it remembers, and the order of a step.
+
+    1. choose X_{n+1} from the history up to n, which counts the visit at X_n                            (1)
+    2. count the visit at X_{n+1}, also where the walker stays                                           (2)
+
+The first node is not counted. A walk that counts its moves alone has another limit; one that counts the old node in
+place of the new has another law, which no average shows.
+"""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax, random
+from jaxtyping import Array, Bool, Float, Int, Key, UInt
+
+from .history import History, Target, as_float, dense_history
+from .repellence import Repellence, alpha_at
+
+BLOCK = 512  # random bits are drawn for this many steps at once: one key a step costs four times as much
+
+
+class WalkState(NamedTuple):
+    """Where a walker is.
+
+    Attributes:
+        node: row number in the graph.
+        history: its visits.
+    """
+
+    node: Int[Array, ""]
+    history: History
+
+
+class WalkInfo(NamedTuple):
+    """One step.
+
+    Attributes:
+        moved: whether the walker left its node.
+        alpha: the repellence in force.
+        finite: False where a NaN left no law to draw from: the walker stayed.
+    """
+
+    moved: Bool[Array, ""]
+    alpha: Float[Array, ""]
+    finite: Bool[Array, ""]
+
+
+class Walk(ABC):
+    """A self-repellent walk on N states; a pytree, so that target and strength are arguments of a program.
+
+    Attributes:
+        target: mu.
+        alpha: strength of the repellence.
+        prior: kappa.
+        num_words: random words of 32 bits that a step takes.
+    """
+
+    target: Target
+    alpha: Repellence
+    prior: float
+    num_words: ClassVar[int]
+
+    @property
+    @abstractmethod
+    def num_nodes(self) -> int:
+        """N."""
+
+    @abstractmethod
+    def choose(
+        self, state: WalkState, alpha: Float[Array, ""], bits: UInt[Array, " num_words"]
+    ) -> Int[Array, ""]:
+        """The next node, by (1); -1 where there is no law to draw from."""
+
+    def init(self, node: int | Int[Array, ""]) -> WalkState:
+        """At a node, with no visit counted."""
+        return WalkState(jnp.asarray(node, jnp.int32), dense_history(self.num_nodes, self.prior))
+
+    def step(self, key: Key[Array, ""], state: WalkState) -> tuple[WalkState, WalkInfo]:
+        """One step."""
+        return self.advance(state, random.bits(key, (self.num_words,), jnp.uint32))
+
+    def advance(self, state: WalkState, bits: UInt[Array, " num_words"]) -> tuple[WalkState, WalkInfo]:
+        """One step from given random words, in the order (1), (2)."""
+        alpha = alpha_at(self.alpha, as_float(state.history.steps), self.target.min_mu)
+        chosen = self.choose(state, alpha, bits)
+        node = jnp.where(chosen < 0, state.node, chosen)
+        return WalkState(node, state.history.record(node)), WalkInfo(node != state.node, alpha, chosen >= 0)
+
+    def run(
+        self, key: Key[Array, ""], state: WalkState, length: int
+    ) -> tuple[WalkState, Int[Array, " length"]]:
+        """Many steps, and the nodes they led to.
+
+        Args:
+            key: of them all.
+            state: to start from.
+            length: number of steps.
+        """
+
+        def one_step(state, bits):
+            state, _ = self.advance(state, bits)
+            return state, state.node
+
+        def block(state, key, size):
+            # not unrolled: XLA would copy all counts at every step
+            return lax.scan(one_step, state, random.bits(key, (size, self.num_words), jnp.uint32))
+
+        size = block_size(length)
+        num, rest = divmod(length, size)
+        key, key_rest = random.split(key)
+        state, nodes = lax.scan(lambda s, k: block(s, k, size), state, random.split(key, num))
+        state, tail = block(state, key_rest, rest) if rest else (state, nodes[:0, 0])
+        return state, jnp.concatenate([nodes.ravel(), tail])
+
+
+def block_size(length: int) -> int:
+    """Steps whose bits are drawn together: a divisor of `length` where one is large enough, so that one loop does."""
+    if length <= BLOCK:
+        return max(length, 1)
+    return next((size for size in range(BLOCK, BLOCK // 4, -1) if length % size == 0), BLOCK)

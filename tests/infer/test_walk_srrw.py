@@ -1,0 +1,382 @@
+"""`SRRW` on discrete models: paths by their exact law, supports by their values, averages by enumeration."""
+
+from functools import cache
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from numpyro.infer import MCMC, NUTS, Gibbs
+
+from emberwalk.infer import SRRW, diagnose, streamed, support_average, to_datatree
+from emberwalk.infer.walk.support import visited_states
+from emberwalk.kernels.walk import Growth
+from emberwalk.models import g_prior_selection, ising
+from tests.kernels.walk_chains import count_z, path_codes, path_law
+from tests.statistics import assert_caught, assert_exact, optimised, z_scores
+
+
+def walked(kernel, *args, num_warmup=10, num_samples=200, num_chains=4, key=0, **options):
+    mcmc = MCMC(
+        kernel,
+        num_warmup=num_warmup,
+        num_samples=num_samples,
+        num_chains=num_chains,
+        chain_method="vectorized",
+        progress_bar=False,
+    )
+    with optimised():  # nothing here but loops
+        mcmc.run(random.key(key), *args, **options)
+    return mcmc
+
+
+# Paths
+
+
+def two_sites():
+    a = numpyro.sample("a", dist.Categorical(jnp.array([0.2, 0.5, 0.3])))
+    b = numpyro.sample("b", dist.Bernoulli(0.4))
+    numpyro.factor("tied", 0.8 * a * b)
+
+
+MU = np.array(
+    [
+        p * q * np.exp(0.8 * a * b)
+        for (a, p), (b, q) in product(enumerate([0.2, 0.5, 0.3]), enumerate([0.6, 0.4]))
+    ]
+)
+STATES = np.array(list(product(range(3), range(2))))
+
+
+def row(base, alpha, counts, i):
+    """Law of the next state: a coordinate drawn uniformly, then (2) or (3) of `site_walk.py`."""
+    tilted = MU * ((counts + 1) / MU) ** -alpha
+    law = np.zeros(6)
+    for d in range(2):
+        near = np.flatnonzero((np.delete(STATES, d, 1) == np.delete(STATES[i], d)).all(1))
+        if base == "gibbs":
+            law[near] += tilted[near] / tilted[near].sum() / 2
+        else:
+            others = near[near != i]
+            moves = np.minimum(1, tilted[others] / tilted[i]) / len(others) / 2
+            law[others] += moves
+            law[i] += 0.5 - moves.sum()
+    return law
+
+
+def add_visit(counts, j, step):
+    return counts + (np.arange(6) == j)
+
+
+@pytest.mark.parametrize("base", ["gibbs", "mh"])
+@pytest.mark.parametrize("history_size", ["auto", 16], ids=["counts", "table"])
+def test_walk_srrw_paths_have_their_exact_law(base, history_size):
+    alpha, start, replicas = 5.0, 3, 200_000
+    kernel = SRRW(two_sites, alpha, base=base, guard=None, history_size=history_size, steps_per_draw=1)
+    values = {"a": jnp.array(STATES[start][0]), "b": jnp.array(STATES[start][1])}
+
+    def path(key):
+        state = kernel.init(key, 0, values, model_args=(), model_kwargs={})
+
+        def move(state, _):
+            state = kernel.sample(state, (), {})
+            return state, 2 * state.x[0] + state.x[1]
+
+        return jax.lax.scan(move, state, None, 4)[1]
+
+    with optimised():
+        codes = path_codes(
+            np.asarray(jax.jit(jax.vmap(path))(random.split(random.key(1), replicas)), np.int64), 6
+        )
+    exact = path_law(lambda counts, i: row(base, alpha, counts, i), np.zeros(6), add_visit, start, 4)
+    assert_exact(count_z(codes, exact))
+    other = path_law(lambda counts, i: row(base, 1.0, counts, i), np.zeros(6), add_visit, start, 4)
+    assert_caught(count_z(codes, other))
+
+
+# Supports
+
+
+def mixed_supports():
+    numpyro.sample("from three", dist.DiscreteUniform(3, 5))
+    numpyro.sample("coin", dist.Bernoulli(0.3))
+    numpyro.sample("one", dist.Categorical(jnp.ones(1)))
+    with numpyro.plate("dice", 3):
+        numpyro.sample("die", dist.Categorical(jnp.array([0.1, 0.2, 0.7])))
+
+
+@pytest.mark.parametrize("base", ["gibbs", "mh"])
+def test_walk_srrw_draws_are_values_of_the_support(base):
+    mcmc = walked(SRRW(mixed_supports, 0.0, base=base), num_samples=300, num_chains=64)
+    samples = mcmc.get_samples(group_by_chain=True)
+    assert set(np.unique(samples["from three"])) == {3, 4, 5}
+    assert set(np.unique(samples["one"])) == {0}
+    assert samples["die"].shape == (64, 300, 3)
+    for name, exact in (("from three", [1 / 3] * 3), ("coin", [0.7, 0.3]), ("die", [0.1, 0.2, 0.7])):
+        first = min(np.unique(samples[name]))
+        seen = np.stack([(np.asarray(samples[name]) == first + k).mean(1) for k in range(len(exact))], 1)
+        exact_of_all = np.array(exact).reshape(-1, *[1] * (seen.ndim - 2))
+        assert_exact(z_scores(seen, exact_of_all))
+
+
+# The Ising model
+
+
+def spins(D, beta=0.5):
+    rng = np.random.default_rng(0)
+    J = beta * np.triu(rng.normal(0, 1, (D, D)) / np.sqrt(D), 1)
+    return J, rng.normal(0, 0.3, D)
+
+
+@cache
+def exact_means(D):
+    J, h = spins(D)
+    s = 2.0 * np.array(list(product(range(2), repeat=D))) - 1
+    p = np.exp(np.einsum("ni,ij,nj->n", s, J, s) + s @ h)
+    return (p / p.sum()) @ s
+
+
+def mean_spin(sites):
+    return 2.0 * sites["up"] - 1
+
+
+def of_spins(D, alpha, base, num_chains, steps=20_000, **options):
+    kernel = SRRW(ising, alpha, base=base, steps_per_draw=steps // 10, **options)
+    return walked(
+        kernel,
+        *(jnp.asarray(x, jnp.float32) for x in spins(D)),
+        num_warmup=0,
+        num_samples=10,
+        num_chains=num_chains,
+    )
+
+
+@pytest.mark.parametrize("base", ["gibbs", "mh"])
+def test_walk_srrw_marginals_are_those_of_enumeration(base):
+    mcmc = of_spins(6, 5.0, base, 32)
+    means = support_average(mcmc, mean_spin)
+    assert_exact(z_scores(means.per_chain, exact_means(6)))
+    distinct = support_average(mcmc, mean_spin, method="distinct")
+    np.testing.assert_allclose(distinct.mean, exact_means(6), atol=2e-5)
+    assert (distinct.num_visited == 64).all()
+    assert distinct.missing_mass < 1e-6
+    assert "64 states, missing mass at least " in str(distinct)
+
+
+def test_walk_srrw_table_counts_what_counts_count():
+    dense, table = (of_spins(6, 5.0, "gibbs", 4, steps=2000, history_size=size) for size in ("auto", 128))
+    np.testing.assert_array_equal(dense.get_samples()["up"], table.get_samples()["up"])
+    for one, other in zip(visited_states(dense), visited_states(table), strict=True):
+        order = np.lexsort(other.x.T[::-1])
+        np.testing.assert_array_equal(one.x, other.x[order])
+        np.testing.assert_array_equal(one.counts, other.counts[order])
+        np.testing.assert_allclose(
+            one.log_mu - one.log_mu[0], other.log_mu[order] - other.log_mu[order][0], atol=1e-5
+        )
+
+
+def test_walk_srrw_table_that_is_full_says_so():
+    mcmc = of_spins(10, 5.0, "mh", 2, steps=3000, history_size=64)
+    assert (np.asarray(mcmc.last_state.num_untracked) > 0).all()
+    with pytest.warns(UserWarning, match=r"of 6000 steps were in states that found no place in the table"):
+        diagnose(mcmc)
+
+
+@pytest.mark.parametrize(("D", "most"), [(6, 0.12), (10, 0.16)])
+def test_walk_srrw_repellence_takes_most_of_the_error_off(D, most):
+    def error(alpha):
+        averages = support_average(of_spins(D, alpha, "mh", 256, guard=None), mean_spin).per_chain
+        return ((averages - exact_means(D)) ** 2).mean()
+
+    assert error(5.0) / error(0.0) < most
+
+
+@pytest.mark.nightly
+def test_walk_srrw_guard_keeps_harm_away():
+    """17 spins, 20,000 steps: 131,072 states, few revisits; without the guard the error is half as large again."""
+
+    def error(**options):
+        averages = support_average(of_spins(17, base="mh", num_chains=64, **options), mean_spin).per_chain
+        return ((averages - exact_means(17)) ** 2).mean()
+
+    base = error(alpha=0.0)
+    assert error(alpha=5.0, guard=None) / base > 1.2
+    assert 0.8 < error(alpha=5.0) / base < 1.2
+    with pytest.warns(UserWarning, match="of the steps hit a state visited before"):
+        diagnose(of_spins(17, 5.0, "mh", 4, guard="warn"))
+
+
+def test_walk_srrw_stream_is_the_average_over_all_steps():
+    kernel = SRRW(ising, 5.0, steps_per_draw=50, stream=mean_spin)
+    mcmc = walked(kernel, *(jnp.asarray(x, jnp.float32) for x in spins(6)), num_samples=40)
+    np.testing.assert_allclose(
+        streamed(mcmc).per_chain, support_average(mcmc, mean_spin).per_chain, atol=1e-6
+    )
+
+
+# Variable selection
+
+
+def test_walk_srrw_selection_has_the_evidence_of_an_integral(x64):
+    """Equation (2) of `g_prior_selection` against the normal-gamma integrals it stands for, all 64 models of six."""
+    rng = np.random.default_rng(1)
+    X = rng.normal(size=(30, 6))
+    y = X[:, 0] - 0.5 * X[:, 3] + rng.normal(size=30)
+    mcmc = walked(SRRW(g_prior_selection, 5.0), jnp.asarray(X), jnp.asarray(y), num_samples=10_000)
+    seen = support_average(mcmc, lambda sites: sites["use"], method="distinct")
+    models = np.array(list(product(range(2), repeat=6)))
+    log_p = np.array([log_evidence(X, y, u.astype(bool), g=30.0) for u in models])
+    p = np.exp(log_p - log_p.max())
+    np.testing.assert_allclose(seen.mean, (p / p.sum()) @ models, atol=1e-8)
+
+
+def log_evidence(X, y, use, g):
+    """log p(y | u) up to a constant: y centred is N(0, s^2 (I + g H)) on the n - 1 dimensions, and 1 / s integrated."""
+    n = len(y)
+    basis = np.linalg.qr(np.column_stack([np.ones(n), np.eye(n)[:, : n - 1]]))[0][:, 1:]  # orthogonal to 1
+    y, X = basis.T @ y, basis.T @ X[:, use]
+    hat = X @ np.linalg.pinv(X) if use.any() else np.zeros((n - 1, n - 1))
+    covariance = np.eye(n - 1) + g * hat
+    return -0.5 * np.linalg.slogdet(covariance)[1] - (n - 1) / 2 * np.log(y @ np.linalg.solve(covariance, y))
+
+
+# A block of Gibbs, and what is refused
+
+
+def mixture(y):
+    m = numpyro.sample("m", dist.Normal(0.0, 2.0))
+    with numpyro.plate("rows", len(y)):
+        k = numpyro.sample("k", dist.DiscreteUniform(1, 2))
+        numpyro.sample("y", dist.Normal(m * k, 1.0), obs=y)
+
+
+def test_walk_srrw_without_repellence_is_a_block_of_gibbs():
+    y = jnp.array([1.0, 2.3, 1.9])
+    kernel = Gibbs([(SRRW(mixture, 0.0), ["k"]), (NUTS(mixture), None)])
+    mcmc = MCMC(kernel, num_warmup=200, num_samples=4000, num_chains=1, progress_bar=False)
+    with optimised():
+        mcmc.run(random.key(0), y)
+    samples = mcmc.get_samples()
+    assert set(np.unique(samples["k"])) == {1, 2}
+    grid = np.linspace(-8, 8, 4001)
+    total = np.exp(-(grid**2) / 8) * np.prod(
+        [np.exp(-((v - grid) ** 2) / 2) + np.exp(-((v - 2 * grid) ** 2) / 2) for v in np.asarray(y)], 0
+    )
+    exact = (grid * total).sum() / total.sum()
+    batches = np.asarray(samples["m"]).reshape(40, 100).mean(1)
+    assert_exact(z_scores(batches, exact))
+
+
+def poisson():
+    numpyro.sample("n", dist.Poisson(2.0))
+
+
+def changing():
+    n = numpyro.sample("n", dist.Bernoulli(0.5))
+    numpyro.sample("m", dist.DiscreteUniform(0, 1 + n))
+
+
+def events():
+    numpyro.sample("n", dist.Multinomial(3, jnp.array([0.5, 0.5])))
+
+
+def array_bounds():
+    numpyro.sample("n", dist.DiscreteUniform(jnp.array([0, 1]), jnp.array([2, 3])))
+
+
+def subsampled():
+    numpyro.sample("k", dist.Bernoulli(0.5))
+    with numpyro.plate("rows", 10, subsample_size=2):
+        numpyro.sample("y", dist.Normal(0.0, 1.0), obs=jnp.zeros(2))
+
+
+def impossible():
+    k = numpyro.sample("k", dist.Bernoulli(0.5))
+    numpyro.factor("never", -jnp.inf + 0 * k)
+
+
+def nothing():
+    numpyro.sample("y", dist.Normal(0.0, 1.0), obs=0.0)
+
+
+def started(model, **options):
+    return SRRW(model, **options).init(random.key(0), 0, None, model_args=(), model_kwargs={})
+
+
+BAD = {
+    "continuous": (
+        lambda: SRRW(mixture).init(random.key(0), 0, None, model_args=(jnp.zeros(2),), model_kwargs={}),
+        r"SRRW: the sites \['m'\] are continuous.*score_control_variate.*enumerate.*SRRW\(model, alpha=0\.0\)",
+    ),
+    "infinite": (lambda: started(poisson), r"SRRW: site 'n' \(Poisson\) has no finite support"),
+    "changing": (
+        lambda: started(changing),
+        r"SRRW: the support of site 'm' changes from one draw|cannot enumerate the support of site 'm'",
+    ),
+    "events": (lambda: started(events), r"SRRW: site 'n' has events of shape \(2,\)"),
+    "array bounds": (
+        lambda: started(array_bounds),
+        r"SRRW: NumPyro cannot enumerate the support of site 'n'",
+    ),
+    "subsampled": (lambda: started(subsampled), r"SRRW: the plates \['rows'\] are subsampled"),
+    "impossible": (
+        lambda: started(impossible),
+        r"SRRW: the density is zero at all of 100 draws of the prior",
+    ),
+    "no latent": (lambda: started(nothing), "SRRW: the model has no latent site"),
+    "growth": (lambda: SRRW(two_sites, Growth()), "Growth needs the rows of a walk on a graph"),
+    "strength": (lambda: SRRW(two_sites, -1.0), r"alpha must be 0 .* got -1\.0"),
+    "base": (lambda: SRRW(two_sites, base="swap"), r"base must be one of \('gibbs', 'mh'\), got 'swap'"),
+    "history": (lambda: SRRW(two_sites, history="lose"), "history must be one of"),
+    "guard": (lambda: SRRW(two_sites, guard="yes"), "guard must be one of"),
+    "size": (
+        lambda: SRRW(two_sites, history_size=100),
+        r'history_size must be "auto" or a power of two, got 100',
+    ),
+    "steps": (
+        lambda: SRRW(two_sites, steps_per_draw=0),
+        "steps_per_draw must be a whole number from 1 on, got 0",
+    ),
+    "prior": (lambda: SRRW(two_sites, prior=-1.0), r"prior must be above 0, got -1\.0"),
+    "block": (
+        lambda: Gibbs([(SRRW(mixture, 5.0), ["k"]), (NUTS(mixture), None)]).init(
+            random.key(0), 0, None, model_args=(jnp.zeros(2),), model_kwargs={}
+        ),
+        r"SRRW with alpha=5\.0 cannot be a block of Gibbs",
+    ),
+    "f": (
+        lambda: support_average(walked(SRRW(two_sites), num_samples=20), lambda sites: jnp.zeros(3)),
+        r"f must return an array with one entry a state, \d+, got shape \(3,\)",
+    ),
+    "no stream": (lambda: streamed(walked(SRRW(two_sites), num_samples=2)), "This SRRW streams nothing"),
+}
+
+
+@pytest.mark.parametrize(("call", "words"), BAD.values(), ids=BAD)
+def test_walk_srrw_bad_input_says_what_to_do(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def nan_where_one():
+    k = numpyro.sample("k", dist.Categorical(jnp.ones(3) / 3))
+    numpyro.factor("hole", jnp.where(k == 1, jnp.nan, 0.0))
+
+
+@pytest.mark.parametrize("base", ["gibbs", "mh"])
+def test_walk_srrw_steps_into_a_nan_are_refused_and_counted(base):
+    kernel = SRRW(nan_where_one, 1.0, base=base)
+    mcmc = walked(kernel, num_samples=50, init_params={"k": jnp.zeros(4, int)})
+    assert not (np.asarray(mcmc.get_samples()["k"]) == 1).any()
+    with pytest.warns(UserWarning, match="steps were refused because alpha or the target was NaN"):
+        diagnose(mcmc)
+
+
+def test_walk_srrw_reaches_arviz():
+    tree = to_datatree(walked(SRRW(mixed_supports, 2.0), num_samples=30))
+    assert tree["posterior"]["die"].dims == ("chain", "draw", "dice")
+    assert {"revisit_rate", "alpha", "num_untracked"} <= set(tree["sample_stats"].data_vars)
