@@ -57,7 +57,7 @@ def plot_visits(mcmc: Any, *, ax: "Axes | None" = None) -> "Axes":
     title(
         ax,
         f"Visits are {distance:.2g} from the target in total variation",
-        f"{steps.mean():.3g} steps a chain",
+        f"{steps.mean():,.0f} steps a chain",
     )
     return ax
 
@@ -93,13 +93,15 @@ def plot_variance_ratio(
     alphas = np.asarray(alphas, float)
     ax = new_axes(ax, "plot_variance_ratio")
     methods: dict[Method, str] = {"srrw": TEAL, "hdt": EMBER}
+    between = np.linspace(alphas.min(), alphas.max(), 50)
     for method, colour in methods.items():
-        curve = [variance_ratio(P, mu, alpha, method) for alpha in alphas]
-        ax.plot(alphas, curve, "-", color=colour, linewidth=1.4)
+        curve = [variance_ratio(P, mu, alpha, method) for alpha in between]
+        ax.plot(between, curve, "-", color=colour, linewidth=1.4)
         note(ax, curve[-1], method, colour, "bottom")
     if measured is not None:
         ax.plot(alphas, np.asarray(measured, float), "o", color=INK, markersize=4)
     ax.set(xlabel="repellence alpha", ylabel="variance / base chain", yscale="log")
+    _decades_alone(ax.yaxis)
     last = variance_ratio(P, mu, float(alphas[-1]), "srrw")
     title(ax, f"At alpha = {alphas[-1]:g} the variance of the visits is {last:.2g} of the base chain's")
     return ax
@@ -125,6 +127,8 @@ def plot_error_decay(steps: ArrayLike, errors: dict[str, ArrayLike], *, ax: "Axe
     steps = np.asarray(steps, float)
     ax = new_axes(ax, "plot_error_decay")
     ax.set(xlabel="steps", ylabel="error", xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        _decades_alone(axis)
     first = max(float(np.asarray(values)[0]) for values in errors.values())
     for slope, style in ((-0.5, "--"), (-1.0, ":")):
         ax.plot(steps, first * (steps / steps[0]) ** slope, style, color=GREY, linewidth=0.8)
@@ -141,3 +145,10 @@ def plot_error_decay(steps: ArrayLike, errors: dict[str, ArrayLike], *, ax: "Axe
     best = min(fits, key=lambda name: fits[name])
     title(ax, f"The error of {best} falls as n^{fits[best]:.2f}", "dashed n^-1/2, dotted n^-1")
     return ax
+
+
+def _decades_alone(axis: Any) -> None:
+    """Numbers at whole powers of ten: those between run into each other."""
+    from matplotlib.ticker import NullFormatter
+
+    axis.set_minor_formatter(NullFormatter())
