@@ -104,17 +104,23 @@ def srrw_padded(columns: jax.Array, log_p: jax.Array, num: int, alpha: float, ke
 
 
 def rotor(graph, num: int) -> np.ndarray:
-    """The rotor walk (Holroyd and Propp 2010): each node sends the walker on in turn; self loops even the degrees.
+    """The rotor walk (Holroyd and Propp 2010) of Metropolis: each node proposes its neighbours in turn.
 
-    The uniform target needs as many exits at every node: those a node lacks lead back to itself.
+    What chance decides in Metropolis, each edge adds up: it is taken when its acceptances reach one more. Sums begin at
+    random and neighbours stand in a random order, or a run shorter than many turns of a hub is far off.
     """
-    neighbours, width = lists_of(graph), int(graph.degree.max())
+    rng, neighbours, degree = random.Random(0), lists_of(graph), graph.degree.tolist()
+    for here in neighbours:
+        rng.shuffle(here)
+    accept = [[min(1.0, degree[i] / degree[j]) for j in here] for i, here in enumerate(neighbours)]
+    added = [[rng.random() for _ in here] for here in neighbours]
     turn, visits, node = [0] * len(neighbours), [0] * len(neighbours), 0
     for _ in range(num):
-        here = neighbours[node]
-        at = turn[node]
-        turn[node] = (at + 1) % width
-        if at < len(here):
-            node = here[at]
+        at, here = turn[node], added[node]
+        turn[node] = (at + 1) % len(here)
+        here[at] += accept[node][at]
+        if here[at] >= 1:
+            here[at] -= 1
+            node = neighbours[node][at]
         visits[node] += 1
     return np.array(visits)
