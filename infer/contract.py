@@ -270,6 +270,13 @@ class ChainKernel(MCMCKernel):
         """Next state; `init` comes first."""
         return self._sample_fn(state, model_args, model_kwargs)
 
+    def wrap_model(self, wrapper: Callable) -> "ChainKernel":
+        """A copy on `wrapper(model)`, as `Gibbs` asks for it of a kernel with a model."""
+        wrapped = copy.copy(self)
+        wrapped._model = wrapper(self._model)  # type: ignore[attr-defined]
+        wrapped.__dict__.update(self.fresh)
+        return wrapped
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, **self.fresh}
 
@@ -349,10 +356,3 @@ class ModelKernel(ChainKernel):
         """The potential at `state.z` for what the model is now conditioned on."""
         potential_fn = self._potential_fn_gen(*model_args, **(model_kwargs or {}))
         return state._replace(potential_energy=potential_fn(state.z))
-
-    def wrap_model(self, wrapper):
-        """A copy on `wrapper(model)`."""
-        wrapped = copy.copy(self)
-        wrapped._model = wrapper(self._model)
-        wrapped.__dict__.update(self.fresh)
-        return wrapped

@@ -4,12 +4,10 @@
 
 Logistic regression on memmaps of a temporary folder; control variates find their centre from gradients of all rows,
 five times. Prints by how many bytes the anonymous memory of the process, pages of the files apart, was at most above
-what it had been with everything imported: the compiler's share is in it. MALLOC_ARENA_MAX=1 where nothing else is set:
-glibc keeps memory for each of many threads, up to 50 MB here, by chance.
+what it had been with everything imported: the compiler's share is in it.
 """
 
 import json
-import os
 import sys
 import tempfile
 import threading
@@ -85,7 +83,5 @@ def run(data, gradient, num_columns, num_steps):
 
 
 if __name__ == "__main__":
-    if "MALLOC_ARENA_MAX" not in os.environ:  # glibc reads it once, when a program begins
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "MALLOC_ARENA_MAX": "1"})
     jax.config.update("jax_enable_compilation_cache", False)
     main(sys.argv[1], *map(int, sys.argv[2:]))

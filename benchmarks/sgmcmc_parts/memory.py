@@ -2,7 +2,7 @@
 
 Logistic regression, d = 50, b = 500, BAOAB, 100 batches a callback: how far the anonymous memory of a new process
 grows at most (RssAnon; mapped pages of the file would count in RSS). What the compiler needs is in it, and is most.
-With MALLOC_ARENA_MAX=1: without it glibc keeps between nothing and 50 MB more for its threads, by chance.
+glibc keeps between nothing and 50 MB for its threads, by chance; with MALLOC_ARENA_MAX=1 it does not.
 """
 
 import sys

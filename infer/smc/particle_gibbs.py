@@ -1,6 +1,5 @@
 """`ParticleGibbs`: the latent path of a model, given its parameters, as a block of `Gibbs`."""
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -246,13 +245,6 @@ class ParticleGibbs(ChainKernel):
     def refresh(self, state, model_args, model_kwargs):
         """The state itself: nothing of the conditioning values is kept in it."""
         return state
-
-    def wrap_model(self, wrapper):
-        """A copy on `wrapper(model)`."""
-        wrapped = copy.copy(self)
-        wrapped._model = wrapper(self._model)
-        wrapped.__dict__.update(self.fresh)
-        return wrapped
 
     def get_constrain_fn(self, model_args, model_kwargs):
         """Path values are constrained as they are."""

@@ -1,6 +1,5 @@
 """`SRRW`: a self-repellent walk on a model whose latent sites are all discrete and finite."""
 
-import copy
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -298,13 +297,6 @@ class SRRW(ChainKernel):
         """The density at `state.x` for what the model is now conditioned on."""
         walk = self._walk(model_args, model_kwargs)
         return state._replace(potential_energy=-walk.log_density(state.x))
-
-    def wrap_model(self, wrapper):
-        """A copy on `wrapper(model)`."""
-        wrapped = copy.copy(self)
-        wrapped._model = wrapper(self._model)
-        wrapped.__dict__.update(self.fresh)
-        return wrapped
 
     def get_constrain_fn(self, model_args, model_kwargs):
         """Values are their own."""

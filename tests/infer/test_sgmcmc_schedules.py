@@ -152,12 +152,9 @@ def mixture():
 
 @pytest.mark.nightly
 def test_sgmcmc_cyclical_visits_every_mode_of_a_mixture():
-    """Five modes 8.6 sds apart: all chains together are in each; without cycles they stay in their own.
+    """Five modes 8.6 sds apart: all chains together are within 2 sds of each; without cycles of their own alone."""
 
-    Now and then a draw of 4000 lies 4.3 sds out, nearer to the next mode.
-    """
-
-    def modes(algorithm, num_draws):
+    def reached(algorithm, num_draws):
         kernel = SGMCMC(mixture, algorithm, init_strategy=init_to_value(values={"x": 12.0}))
         mcmc = MCMC(
             kernel,
@@ -168,12 +165,12 @@ def test_sgmcmc_cyclical_visits_every_mode_of_a_mixture():
             progress_bar=False,
         )
         mcmc.run(random.key(0))
-        return np.abs(np.asarray(mcmc.get_samples()["x"])[:, None] - CENTRES).argmin(1)
+        near = np.abs(np.asarray(mcmc.get_samples()["x"])[:, None] - CENTRES) < 2 * 0.7
+        return set(np.flatnonzero(near.any(0)).tolist())
 
     large = cyclical(baoab(1.35, 0.1), cycle_length=200, exploration=0.2, draws_per_cycle=5)
-    shares = np.bincount(modes(large, 500), minlength=5) / 4000
-    assert (shares > 0.02).all()
-    assert (modes(leimkuhler_matthews(0.02), 500) == 2).mean() > 0.99
+    assert reached(large, 500) == {0, 1, 2, 3, 4}
+    assert reached(leimkuhler_matthews(0.02), 500) == {2}
 
 
 def test_sgmcmc_decreasing_steps_in_a_run_are_weighed_and_thinned(x64):
