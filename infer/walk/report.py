@@ -23,7 +23,7 @@ def walk_warnings(kernel: Any, run: Any) -> list[str]:
             f"The chains took {steps} steps on {kernel.graph.num_nodes} nodes: below {_PASSES} steps a node repellence "
             "gains little, and method='hdt' loses. Raise steps_per_draw or num_samples."
         )
-    return [*sentences, *of_revisits(state), *of_refusals(state)]
+    return [*sentences, *of_revisits(state), *of_refusals(state), *of_saturation(state)]
 
 
 def site_warnings(kernel: Any, run: Any) -> list[str]:
@@ -38,7 +38,7 @@ def site_warnings(kernel: Any, run: Any) -> list[str]:
             f"{untracked} of {steps} steps were in states that found no place in the table and count as new. Raise "
             "history_size."
         )
-    return sentences + of_refusals(state)
+    return sentences + of_refusals(state) + of_saturation(state)
 
 
 def of_revisits(state: Any) -> list[str]:
@@ -49,6 +49,17 @@ def of_revisits(state: Any) -> list[str]:
     return [
         f"Only {rate:.0%} of the steps hit a state visited before: the closed forms need nearly all. Walk longer, or "
         "use the average over distinct states (method='distinct')."
+    ]
+
+
+def of_saturation(state: Any) -> list[str]:
+    """Visits that an int32 could not count any more."""
+    lost = int(np.sum(np.asarray(getattr(state.history, "saturated", 0), np.int64)))
+    if not lost:
+        return []
+    return [
+        f"{lost} visits were not counted: a state has as many as an int32 holds, and repels no more than that. Run "
+        "more chains, not longer ones."
     ]
 
 

@@ -33,12 +33,12 @@ class Visited(NamedTuple):
     Attributes:
         x: states, `[n, D]`.
         counts: visits after warm-up.
-        log_mu: log density, up to a constant.
+        log_mu: log density, up to a constant; None where it was not asked for.
     """
 
     x: Int[np.ndarray, "n D"]
     counts: Int[np.ndarray, " n"]
-    log_mu: Float[np.ndarray, " n"]
+    log_mu: Float[np.ndarray, " n"] | None
 
 
 class SupportAverage(NamedTuple):
@@ -98,7 +98,7 @@ def support_average(
     kernel = _kernel_of(mcmc)
     if method not in ("visits", "distinct"):
         raise ValueError(f'method must be "visits" or "distinct", got {method!r}.')
-    chains = visited_states(mcmc)
+    chains = visited_states(mcmc, densities=method == "distinct")
     per_chain = np.array([_average(kernel, chain, f, method) for chain in chains])
     num_steps = np.array([chain.counts.sum() for chain in chains])
     num_visited = np.array([len(chain.counts) for chain in chains])
@@ -106,8 +106,8 @@ def support_average(
     return SupportAverage(plain.mean, plain.mcse, per_chain, num_visited, num_steps, missing_mass(mcmc))
 
 
-def visited_states(mcmc: Any) -> list[Visited]:
-    """The states each chain has visited since the end of warm-up."""
+def visited_states(mcmc: Any, *, densities: bool = True) -> list[Visited]:
+    """The states each chain has visited since the end of warm-up; their densities cost an evaluation each."""
     kernel = _kernel_of(mcmc)
     state = jax.device_get(mcmc.last_state._replace(rng_key=None))
     history, space = state.history, kernel.sites.space
@@ -122,6 +122,8 @@ def visited_states(mcmc: Any) -> list[Visited]:
             Visited(space.of_words(np.asarray(keys[c][slots])), counts[c][slots], log_mu[c][slots])
             for c, slots in enumerate(used)
         ]
+    if not densities:
+        return [Visited(space.of_numbers(ids), counts[c][ids], None) for c, ids in enumerate(used)]
     density = jax.jit(jax.vmap(log_joint(kernel.model, kernel.sites, mcmc._args, mcmc._kwargs)))
     everything = np.unique(np.concatenate(used))
     log_mu = np.full(space.num_states, -np.inf)
@@ -179,7 +181,11 @@ def _average(kernel: SRRW, chain: Visited, f: Callable, method: str) -> np.ndarr
         raise ValueError(
             f"f must return an array with one entry a state, {len(chain.x)}, got shape {values.shape}."
         )
-    share = chain.counts if method == "visits" else np.exp(chain.log_mu - chain.log_mu.max())
+    if method == "visits":
+        share = chain.counts
+    else:
+        assert chain.log_mu is not None
+        share = np.exp(chain.log_mu - chain.log_mu.max())
     return np.tensordot(share, values, 1) / share.sum()
 
 

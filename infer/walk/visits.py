@@ -60,7 +60,10 @@ def _of_nodes(mcmc: Any) -> VisitStatistics:
 
 def _of_sites(mcmc: Any) -> VisitStatistics:
     """The probability of a state is not known, and so no distance."""
-    visited, state = visited_states(mcmc), jax.device_get(mcmc.last_state._replace(rng_key=None))
+    visited, state = (
+        visited_states(mcmc, densities=False),
+        jax.device_get(mcmc.last_state._replace(rng_key=None)),
+    )
     coverage = np.array([len(chain.counts) for chain in visited]) / float(mcmc.sampler.sites.space.num_states)
     untracked = np.atleast_1d(state.num_untracked).astype(np.int64)
     steps = np.atleast_1d(as_int(state.history.steps)).astype(np.int64)

@@ -249,6 +249,17 @@ def test_walk_graph_walk_warns_of_what_went_wrong():
     assert np.isnan(average.mcse)
 
 
+def test_walk_graph_walk_counts_no_further_than_an_int32_and_says_so():
+    kernel = GraphWalk([(0, 1), (1, 2), (2, 0)], steps_per_draw=100)
+    mcmc = walked(kernel, num_samples=1, num_chains=1)
+    full = jnp.full(3, 2**31 - 1, jnp.int32)
+    state = mcmc.last_state._replace(history=mcmc.last_state.history._replace(counts=full))
+    mcmc._last_state = jax.jit(lambda state: kernel.sample(state, (), {}))(state)
+    np.testing.assert_array_equal(mcmc.last_state.history.counts, full)
+    with pytest.warns(UserWarning, match="100 visits were not counted"):
+        diagnose(mcmc)
+
+
 def test_walk_graph_walk_says_once_that_the_bar_costs_more_than_its_steps():
     kernel = GraphWalk(KARATE)
     state = kernel.init(random.key(0), 0, None, model_args=(), model_kwargs={})

@@ -170,6 +170,9 @@ def test_walk_srrw_marginals_are_those_of_enumeration(base):
 def test_walk_srrw_table_counts_what_counts_count():
     dense, table = (of_spins(6, 5.0, "gibbs", 4, steps=2000, history_size=size) for size in ("auto", 128))
     np.testing.assert_array_equal(dense.get_samples()["up"], table.get_samples()["up"])
+    for method in ("visits", "distinct"):
+        one, other = (support_average(run, mean_spin, method=method).per_chain for run in (dense, table))
+        np.testing.assert_allclose(one, other, atol=1e-6)
     for one, other in zip(visited_states(dense), visited_states(table), strict=True):
         order = np.lexsort(other.x.T[::-1])
         np.testing.assert_array_equal(one.x, other.x[order])
