@@ -13,7 +13,7 @@ from jax import lax, random
 from jaxtyping import Array, Float, Int, Key, UInt
 
 from ...kernels.walk import DenseHistory, WalkState, as_graph, hdt_graph, log_target, srrw
-from ...kernels.walk.base import Walk
+from ...kernels.walk.base import BLOCK, Walk
 from ...kernels.walk.history import as_float, dense_history, emptied
 from ...kernels.walk.repellence import Repellence, alpha_at
 from ...kernels.walk.row_table import Base
@@ -154,12 +154,18 @@ class GraphWalk(ChainKernel):
 
     def sample_one(self, state, model_args, model_kwargs):
         """See `ChainKernel`."""
-        return self._walked(self._turned(state))._replace(i=state.i + 1)
+        state = self._turned(state)
+        rng_key, chance = self._chance(state.rng_key)
+        walked, nodes = self._steps(_place(state), chance)
+        return self._drawn(state, rng_key, walked, nodes)._replace(i=state.i + 1)
 
     def sample_chains(self, states, model_args, model_kwargs):  # type: ignore[override]
-        """See `vectorized`."""
+        """See `vectorized`: what needs no order is done for all chains at once."""
         states = self._turned(states)
-        return chains_together(self._walked, states)._replace(i=states.i + 1)
+        rng_key, chance = jax.vmap(self._chance)(states.rng_key)
+        walked, nodes = chains_together(self._steps, _place(states), chance)
+        drawn = jax.vmap(self._drawn)(states._replace(i=None), rng_key, walked, nodes)
+        return drawn._replace(i=states.i + 1)
 
     def _turned(self, state: GraphWalkState) -> GraphWalkState:
         """The state, at the end of warm-up with its history turned over; of one chain or a batch."""
@@ -169,15 +175,24 @@ class GraphWalk(ChainKernel):
             return state._replace(warmup_counts=counts)
         return state._replace(history=lax.cond(over, emptied, lambda history: history, state.history))
 
-    def _walked(self, state: GraphWalkState) -> GraphWalkState:
-        """The steps of one draw."""
-        key, rng_key = random.split(state.rng_key)
-        before = state.z["node"]
-        start = WalkState(before, state.history)
-        (node, history), nodes = self.walk.run(key, start, self.steps_per_draw)
+    def _chance(self, rng_key: Key[Array, ""]) -> tuple[Key[Array, ""], Array]:
+        """Key of the next draw, and the words of this one; its key where they would fill the memory."""
+        key, rng_key = random.split(rng_key)
+        few = self.steps_per_draw <= BLOCK
+        return rng_key, self.walk.words(key, self.steps_per_draw) if few else key
+
+    def _steps(self, start: WalkState, chance: Array) -> tuple[WalkState, Int[Array, " steps"]]:
+        """The steps of one draw, and their nodes."""
+        if self.steps_per_draw <= BLOCK:
+            return self.walk.follow(start, chance)
+        return self.walk.run(chance, start, self.steps_per_draw)
+
+    def _drawn(self, state: GraphWalkState, rng_key, walked: WalkState, nodes) -> GraphWalkState:
+        """The state that those steps lead to."""
+        node, history = walked
         assert isinstance(history, DenseHistory)
         alpha = alpha_at(self.walk.alpha, as_float(history.steps) - 1, self.walk.target.min_mu)
-        moved = nodes != jnp.concatenate([before[None], nodes[:-1]])
+        moved = nodes != jnp.concatenate([state.z["node"][None], nodes[:-1]])
         refused = jnp.where(jnp.isnan(alpha), self.steps_per_draw, 0)  # all else that a step reads is finite
         return state._replace(
             z={"node": node},
@@ -215,3 +230,7 @@ class GraphWalk(ChainKernel):
     def warnings(self, mcmc) -> list[str]:
         """Sentences for `diagnose`, each with its number and the way out."""
         return walk_warnings(self, mcmc)
+
+
+def _place(state: GraphWalkState) -> WalkState:
+    return WalkState(state.z["node"], state.history)

@@ -241,8 +241,13 @@ class SRRW(ChainKernel):
     def sample_chains(self, states, model_args, model_kwargs):  # type: ignore[override]
         """See `vectorized`."""
         states = self._turned(states)
-        moved = chains_together(lambda state: self._walked(state, model_args, model_kwargs), states)
-        return moved._replace(i=states.i + 1)
+        own = states._replace(i=None, warmup_counts=None)  # what walks; the rest stays
+
+        def walked(state, nothing):
+            return self._walked(state, model_args, model_kwargs), nothing
+
+        moved, _ = chains_together(walked, own, None)
+        return moved._replace(i=states.i + 1, warmup_counts=states.warmup_counts)
 
     def _turned(self, state: SRRWState) -> SRRWState:
         """The state, at the end of warm-up with its history and its stream turned over."""

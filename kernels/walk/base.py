@@ -98,24 +98,36 @@ class Walk(ABC):
             length: number of steps.
         """
 
+        if length <= BLOCK:
+            return self.follow(state, self.words(key, length))
+        size = block_size(length)
+        num, rest = divmod(length, size)
+        key, key_rest = random.split(key)
+
+        def block(state, key):
+            return self.follow(state, self.words(key, size))
+
+        state, nodes = lax.scan(block, state, random.split(key, num))
+        state, tail = self.follow(state, self.words(key_rest, rest)) if rest else (state, nodes[:0, 0])
+        return state, jnp.concatenate([nodes.ravel(), tail])
+
+    def words(self, key: Key[Array, ""], length: int) -> UInt[Array, "length num_words"]:
+        """What chance says in some steps; at most `BLOCK` of them, for the memory."""
+        words = random.bits(key, (length * self.num_words,), jnp.uint32)  # flat: twice as fast under vmap
+        return words.reshape(length, self.num_words)
+
+    def follow(
+        self, state: WalkState, words: UInt[Array, "length num_words"]
+    ) -> tuple[WalkState, Int[Array, " length"]]:
+        """The steps that given words lead to, and their nodes."""
+
         def one_step(state, bits):
             state, _ = self.advance(state, bits)
             return state, state.node
 
-        def block(state, key, size):
-            # not unrolled: XLA would copy all counts at every step
-            return lax.scan(one_step, state, random.bits(key, (size, self.num_words), jnp.uint32))
-
-        size = block_size(length)
-        num, rest = divmod(length, size)
-        key, key_rest = random.split(key)
-        state, nodes = lax.scan(lambda s, k: block(s, k, size), state, random.split(key, num))
-        state, tail = block(state, key_rest, rest) if rest else (state, nodes[:0, 0])
-        return state, jnp.concatenate([nodes.ravel(), tail])
+        return lax.scan(one_step, state, words)  # not unrolled: XLA would copy all counts at every step
 
 
 def block_size(length: int) -> int:
-    """Steps whose bits are drawn together: a divisor of `length` where one is large enough, so that one loop does."""
-    if length <= BLOCK:
-        return max(length, 1)
+    """Steps whose words are drawn together: a divisor of `length` where one is large enough, so that one loop does."""
     return next((size for size in range(BLOCK, BLOCK // 4, -1) if length % size == 0), BLOCK)
