@@ -36,7 +36,7 @@ class GraphWalkState(NamedTuple):
         alpha: repellence in force at the last step.
         revisit_rate: share of the steps since the last reset that hit a node visited before.
         accept_prob: share of the steps of the draw that left their node.
-        num_nonfinite: steps refused so far, because a NaN left no law to draw from.
+        num_nonfinite: steps refused so far, because alpha or a weight was negative, infinite or NaN.
         rng_key: key of the next draw.
     """
 
@@ -93,6 +93,7 @@ class GraphWalk(ChainKernel):
 
     state_class = GraphWalkState
     model = None
+    fresh = {**ChainKernel.fresh, "_held": None}  # noqa: RUF012
 
     def __init__(
         self,
@@ -122,6 +123,7 @@ class GraphWalk(ChainKernel):
         self.walk: Walk = build(self.graph, self.log_mu, alpha, base=base, lazy=self.lazy, prior=prior)
         self.method, self.alpha, self.history = method, alpha, history
         self.steps_per_draw, self.prior, self.bar_was_seen = steps_per_draw, prior, False
+        self._held: Walk | None  # `walk`, its arrays behind references
 
     @property
     def default_fields(self) -> tuple[str, ...]:
@@ -150,21 +152,23 @@ class GraphWalk(ChainKernel):
     def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
         """See `ChainKernel`."""
         self._check_start(init_params, model_args, model_kwargs)
+        if self._held is None:
+            self._held = jax.tree.map(jax.new_ref, self.walk)
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
     def sample_one(self, state, model_args, model_kwargs):
         """See `ChainKernel`."""
         state = self._turned(state)
         rng_key, chance = self._chance(state.rng_key)
-        walked, nodes = self._steps(_place(state), chance)
-        return self._drawn(state, rng_key, walked, nodes)._replace(i=state.i + 1)
+        walked, (nodes, refused) = self._steps(_place(state), chance)
+        return self._drawn(state, rng_key, walked, nodes, refused)._replace(i=state.i + 1)
 
     def sample_chains(self, states, model_args, model_kwargs):  # type: ignore[override]
         """See `vectorized`: what needs no order is done for all chains at once."""
         states = self._turned(states)
         rng_key, chance = jax.vmap(self._chance)(states.rng_key)
-        walked, nodes = chains_together(self._steps, _place(states), chance)
-        drawn = jax.vmap(self._drawn)(states._replace(i=None), rng_key, walked, nodes)
+        walked, (nodes, refused) = chains_together(self._steps, _place(states), chance)
+        drawn = jax.vmap(self._drawn)(states._replace(i=None), rng_key, walked, nodes, refused)
         return drawn._replace(i=states.i + 1)
 
     def _turned(self, state: GraphWalkState) -> GraphWalkState:
@@ -181,26 +185,32 @@ class GraphWalk(ChainKernel):
         few = self.steps_per_draw <= BLOCK
         return rng_key, self.walk.words(key, self.steps_per_draw) if few else key
 
-    def _steps(self, start: WalkState, chance: Array) -> tuple[WalkState, Int[Array, " steps"]]:
-        """The steps of one draw, and their nodes."""
-        if self.steps_per_draw <= BLOCK:
-            return self.walk.follow(start, chance)
-        return self.walk.run(chance, start, self.steps_per_draw)
+    def _steps(self, start: WalkState, chance: Array) -> tuple[WalkState, tuple[Array, Array]]:
+        """The steps of one draw, their nodes, and how many were refused.
 
-    def _drawn(self, state: GraphWalkState, rng_key, walked: WalkState, nodes) -> GraphWalkState:
+        The graph is read through references, which are arguments of the loop of `MCMC`. Arrays would be constants in
+        it, and XLA copies a constant into every branch and loop that reads it: 460 MB for a million nodes.
+        """
+        walk = jax.tree.map(_read, self._held)
+        if self.steps_per_draw <= BLOCK:
+            state, nodes, refused = walk.follow(start, chance)
+        else:
+            state, nodes, refused = walk.travel(chance, start, self.steps_per_draw)
+        return state, (nodes, refused)
+
+    def _drawn(self, state: GraphWalkState, rng_key, walked: WalkState, nodes, refused) -> GraphWalkState:
         """The state that those steps lead to."""
         node, history = walked
         assert isinstance(history, DenseHistory)
         alpha = alpha_at(self.walk.alpha, as_float(history.steps) - 1, self.walk.target.min_mu)
         moved = nodes != jnp.concatenate([state.z["node"][None], nodes[:-1]])
-        refused = jnp.where(jnp.isnan(alpha), self.steps_per_draw, 0)  # all else that a step reads is finite
         return state._replace(
             z={"node": node},
             history=history,
             alpha=alpha,
             revisit_rate=as_float(history.revisits) / as_float(history.steps),
             accept_prob=moved.mean(dtype=float),
-            num_nonfinite=state.num_nonfinite + refused.astype(jnp.uint32),
+            num_nonfinite=state.num_nonfinite + refused,
             rng_key=rng_key,
         )
 
@@ -230,6 +240,10 @@ class GraphWalk(ChainKernel):
     def warnings(self, mcmc) -> list[str]:
         """Sentences for `diagnose`, each with its number and the way out."""
         return walk_warnings(self, mcmc)
+
+
+def _read(reference: Any) -> Array:
+    return reference[...]
 
 
 def _place(state: GraphWalkState) -> WalkState:

@@ -69,8 +69,8 @@ def of_refusals(state: Any) -> list[str]:
     if not refused:
         return []
     return [
-        f"{refused} steps were refused because alpha or the target was NaN: the walker stayed. Look at the schedule of "
-        "alpha, or for log(0) in the model."
+        f"{refused} steps were refused because alpha or a density was NaN, or alpha negative or infinite: the walker "
+        "stayed. Look at the schedule of alpha, or for log(0) in the model."
     ]
 
 

@@ -38,7 +38,7 @@ class WalkInfo(NamedTuple):
     Attributes:
         moved: whether the walker left its node.
         alpha: the repellence in force.
-        finite: False where a NaN left no law to draw from: the walker stayed.
+        finite: False where a NaN left no law to draw from, or alpha was below 0 or infinite: the walker stayed.
     """
 
     moved: Bool[Array, ""]
@@ -83,9 +83,11 @@ class Walk(ABC):
     def advance(self, state: WalkState, bits: UInt[Array, " num_words"]) -> tuple[WalkState, WalkInfo]:
         """One step from given random words, in the order (1), (2)."""
         alpha = alpha_at(self.alpha, as_float(state.history.steps), self.target.min_mu)
-        chosen = self.choose(state, alpha, bits)
-        node = jnp.where(chosen < 0, state.node, chosen)
-        return WalkState(node, state.history.record(node)), WalkInfo(node != state.node, alpha, chosen >= 0)
+        # Chosen before it is counted: fused with what follows, XLA would copy all counts.
+        chosen = lax.optimization_barrier(self.choose(state, alpha, bits))
+        finite = (chosen >= 0) & (alpha >= 0) & (alpha < jnp.inf)
+        node = jnp.where(finite, chosen, state.node)
+        return WalkState(node, state.history.record(node)), WalkInfo(node != state.node, alpha, finite)
 
     def run(
         self, key: Key[Array, ""], state: WalkState, length: int
@@ -98,18 +100,26 @@ class Walk(ABC):
             length: number of steps.
         """
 
+        state, nodes, _ = self.travel(key, state, length)
+        return state, nodes
+
+    def travel(self, key: Key[Array, ""], state: WalkState, length: int) -> tuple[WalkState, Array, Array]:
+        """What `run` returns, and how many steps were refused."""
         if length <= BLOCK:
             return self.follow(state, self.words(key, length))
+
+        def block(carry, key, size):
+            state, refused = carry
+            state, nodes, more = self.follow(state, self.words(key, size))
+            return (state, refused + more), nodes
+
         size = block_size(length)
         num, rest = divmod(length, size)
         key, key_rest = random.split(key)
-
-        def block(state, key):
-            return self.follow(state, self.words(key, size))
-
-        state, nodes = lax.scan(block, state, random.split(key, num))
-        state, tail = self.follow(state, self.words(key_rest, rest)) if rest else (state, nodes[:0, 0])
-        return state, jnp.concatenate([nodes.ravel(), tail])
+        start = state, jnp.zeros((), jnp.uint32)
+        carry, nodes = lax.scan(lambda carry, key: block(carry, key, size), start, random.split(key, num))
+        (state, refused), tail = block(carry, key_rest, rest) if rest else (carry, nodes[:0, 0])
+        return state, jnp.concatenate([nodes.ravel(), tail]), refused
 
     def words(self, key: Key[Array, ""], length: int) -> UInt[Array, "length num_words"]:
         """What chance says in some steps; at most `BLOCK` of them, for the memory."""
@@ -118,14 +128,17 @@ class Walk(ABC):
 
     def follow(
         self, state: WalkState, words: UInt[Array, "length num_words"]
-    ) -> tuple[WalkState, Int[Array, " length"]]:
-        """The steps that given words lead to, and their nodes."""
+    ) -> tuple[WalkState, Int[Array, " length"], UInt[Array, ""]]:
+        """The steps that given words lead to, their nodes, and how many were refused."""
 
         def one_step(state, bits):
-            state, _ = self.advance(state, bits)
-            return state, state.node
+            state, info = self.advance(state, bits)
+            return state, (state.node, ~info.finite)
 
-        return lax.scan(one_step, state, words)  # not unrolled: XLA would copy all counts at every step
+        state, (nodes, refused) = lax.scan(
+            one_step, state, words
+        )  # unrolled, XLA would copy all counts a step
+        return state, nodes, refused.sum(dtype=jnp.uint32)
 
 
 def block_size(length: int) -> int:

@@ -33,9 +33,8 @@ class _Hdt(Walk):
     def accept(self, state, alpha, j, log_ratio, uniform, moves=1.0):
         """j with probability `moves` min(1, e^log_ratio (z_j / z_i)^-alpha), else i; -1 on a NaN."""
         log_accept = log_ratio - alpha * state.history.log_ratio(self.target, state.node, j)
-        return jnp.where(
-            jnp.isnan(log_accept), -1, jnp.where(uniform < moves * jnp.exp(log_accept), j, state.node)
-        )
+        accepted = uniform < moves * jnp.exp(jnp.minimum(log_accept, 0))  # the min counts where moves < 1
+        return jnp.where(jnp.isnan(log_accept), -1, jnp.where(accepted, j, state.node))
 
 
 @jax.tree_util.register_dataclass
@@ -116,7 +115,7 @@ class Hdt(_Hdt):
     def choose(self, state, alpha, bits):
         """See `Walk`."""
         j = self.base_step(random.wrap_key_data(bits[:2], impl="threefry2x32"), state.node)
-        return self.accept(state, alpha, j, 0.0, uniform_of(bits[2]))
+        return self.accept(state, alpha, jnp.asarray(j, jnp.int32), 0.0, uniform_of(bits[2]))
 
 
 def hdt(base_step: Callable, log_mu: ArrayLike, alpha: Repellence = 5.0, *, prior: float = 1.0) -> Hdt:

@@ -96,7 +96,10 @@ class DenseHistory(NamedTuple):
         """log z_j - log z_i for some nodes j."""
         here, there = self.counts[self.offset + i], self.counts[self.offset + ids]
         if target.log_mu is None:
-            return jnp.log1p((there - here) / (here + self.prior))
+            size = jnp.abs(there - here) / (
+                jnp.minimum(there, here) + self.prior
+            )  # never near -1, where log1p ends
+            return jnp.sign(there - here) * jnp.log1p(size)
         log_z = partial(_log_z, prior=self.prior)
         return log_z(there, target.log_mu[ids]) - log_z(here, target.log_mu[i])
 

@@ -240,7 +240,7 @@ def test_walk_graph_walk_warns_of_what_went_wrong():
     ):
         diagnose(short)
     broken = walked(GraphWalk(KARATE, alpha=nan_at_last, steps_per_draw=10), num_samples=100)
-    with pytest.warns(UserWarning, match=r"steps were refused because alpha or the target was NaN"):
+    with pytest.warns(UserWarning, match=r"steps were refused because alpha or a density was NaN"):
         diagnose(broken)
     assert np.isfinite(np.asarray(broken.get_samples()["node"])).all()
     one = walked(GraphWalk(KARATE, steps_per_draw=100), num_samples=20, num_chains=1)

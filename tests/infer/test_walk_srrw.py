@@ -375,7 +375,7 @@ def test_walk_srrw_steps_into_a_nan_are_refused_and_counted(base):
     kernel = SRRW(nan_where_one, 1.0, base=base)
     mcmc = walked(kernel, num_samples=50, init_params={"k": jnp.zeros(4, int)})
     assert not (np.asarray(mcmc.get_samples()["k"]) == 1).any()
-    with pytest.warns(UserWarning, match="steps were refused because alpha or the target was NaN"):
+    with pytest.warns(UserWarning, match="steps were refused because alpha or a density was NaN"):
         diagnose(mcmc)
 
 
