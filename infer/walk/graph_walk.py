@@ -23,6 +23,9 @@ from .chains import chains_together
 from .report import progress_text, say_what_a_bar_costs, walk_warnings
 
 METHODS, HISTORIES = ("srrw", "hdt"), ("reset", "keep")
+# Bytes of an array above which it is no constant. Below, a constant spares one compilation: what has met a reference is
+# bound to its device, and a run that is continued from it is compiled once more.
+_LARGE = 2**22
 
 
 class GraphWalkState(NamedTuple):
@@ -153,7 +156,8 @@ class GraphWalk(ChainKernel):
         """See `ChainKernel`."""
         self._check_start(init_params, model_args, model_kwargs)
         if self._held is None:
-            self._held = jax.tree.map(jax.new_ref, self.walk)
+            with jax.ensure_compile_time_eval():  # they outlive a program that starts a chain
+                self._held = jax.tree.map(_referenced, self.walk)
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
     def sample_one(self, state, model_args, model_kwargs):
@@ -188,7 +192,7 @@ class GraphWalk(ChainKernel):
     def _steps(self, start: WalkState, chance: Array) -> tuple[WalkState, tuple[Array, Array]]:
         """The steps of one draw, their nodes, and how many were refused.
 
-        The graph is read through references, which are arguments of the loop of `MCMC`. Arrays would be constants in
+        A large graph is read through references, which are arguments of the loop of `MCMC`. Arrays are constants in
         it, and XLA copies a constant into every branch and loop that reads it: 460 MB for a million nodes.
         """
         walk = jax.tree.map(_read, self._held)
@@ -242,8 +246,13 @@ class GraphWalk(ChainKernel):
         return walk_warnings(self, mcmc)
 
 
-def _read(reference: Any) -> Array:
-    return reference[...]
+def _referenced(leaf: Any) -> Any:
+    large = isinstance(leaf, jax.Array) and leaf.nbytes > _LARGE
+    return jax.new_ref(leaf) if large else leaf
+
+
+def _read(leaf: Any) -> Any:
+    return leaf[...] if isinstance(leaf, jax.Ref) else leaf
 
 
 def _place(state: GraphWalkState) -> WalkState:

@@ -19,6 +19,7 @@ from emberwalk.infer import (
     to_datatree,
     visit_statistics,
 )
+from emberwalk.infer.walk import graph_walk
 from emberwalk.kernels.walk import Growth, Ramp
 from emberwalk.models import karate_club, read_edge_list
 from tests.statistics import assert_caught, assert_exact, optimised, z_scores
@@ -88,6 +89,17 @@ def test_walk_graph_walk_of_vectorized_chains_are_those_of_one_each(method):
         np.testing.assert_array_equal(together.z["node"][chain], one.z["node"])
         np.testing.assert_array_equal(together.history.revisits[chain], one.history.revisits)
     assert (np.asarray(together.history.offset) == 0).all()
+
+
+@pytest.mark.parametrize("method", ["sequential", "vectorized", jax.vmap])
+def test_walk_graph_walk_reads_a_large_graph_by_reference_and_walks_the_same(monkeypatch, method):
+    kernel = GraphWalk(KARATE, "degree", steps_per_draw=5)
+    constants = walked(kernel, num_samples=20, num_chains=2, method=method)
+    monkeypatch.setattr(graph_walk, "_LARGE", 0)
+    references = walked(copy.deepcopy(kernel), num_samples=20, num_chains=2, method=method)
+    assert isinstance(references.sampler._held.rows.columns, jax.Ref)
+    np.testing.assert_array_equal(constants.get_samples()["node"], references.get_samples()["node"])
+    pickle.dumps(references.sampler)
 
 
 def test_walk_graph_walk_averages_are_exact_and_their_errors_honest():
