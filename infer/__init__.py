@@ -6,6 +6,7 @@ if not __name__.startswith("emberwalk."):
 # Public names, one line a module. What costs more to import than NumPyro (arviz, matplotlib,
 # networkx, blackjax, equinox) is imported inside the functions that use it.
 
+from ..kernels.walk import Growth, Ramp
 from .diagnostics import diagnose, summary, to_datatree
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
@@ -58,6 +59,7 @@ __all__ = [
     "FunctionalEstimate",
     "GraphWalk",
     "GraphWalkState",
+    "Growth",
     "HostRows",
     "MarkovScoreClimbing",
     "MeanAndVariance",
@@ -65,6 +67,7 @@ __all__ = [
     "PaRISResult",
     "ParticleGibbs",
     "ParticleGibbsState",
+    "Ramp",
     "Reduction",
     "SGMCMCState",
     "SRRWState",

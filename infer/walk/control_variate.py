@@ -45,7 +45,8 @@ def score_control_variate(mcmc: Any, f: Callable[[Values], Any], *, order: int =
 
     Raises:
         TypeError: for a kernel without a model.
-        ValueError: another order; columns + 2 above the draws of a chain; f of another length.
+        ValueError: another order; sites that were summed out; columns + 2 above the draws of a chain; f of another
+            length.
 
     Examples:
         >>> from emberwalk.infer import score_control_variate
@@ -65,6 +66,7 @@ def score_control_variate(mcmc: Any, f: Callable[[Values], Any], *, order: int =
         raise TypeError(f"score_control_variate needs the MCMC of a kernel with a model, got {found}.")
     check_begun(mcmc)
     samples = mcmc.get_samples(group_by_chain=True)
+    _check_drawn(model, mcmc, samples)
     columns_of = jax.jit(_columns(model, mcmc._args, mcmc._kwargs, order))
     per_chain = []
     for chain in range(len(next(iter(samples.values())))):
@@ -94,7 +96,8 @@ def control_variate(values: ArrayLike, columns: ArrayLike) -> Float[np.ndarray, 
     num, k = columns.shape
     if k + 2 > num:
         raise ValueError(
-            f"{k} control variates need at least {k + 2} draws a chain, got {num}. Draw more, or use order=1."
+            f"{k} control variates need at least {k + 2} draws a chain, got {num}. Draw more, or take fewer of them: "
+            "order=1 has one an element."
         )
     design = np.column_stack([np.ones(num), columns])
     fitted = np.linalg.lstsq(design, values.reshape(num, -1), rcond=None)[0]
@@ -133,6 +136,17 @@ def discrete_residual(
         is_value = flat[:, None] == support[None, :]
         found.append((is_value - p)[:, 1:].ravel())
     return jnp.concatenate(found)
+
+
+def _check_drawn(model: Callable, mcmc: Any, samples: Values) -> None:
+    supports, continuous = read_supports(model, mcmc._args, mcmc._kwargs)
+    missing = [name for name in (*supports, *continuous) if name not in samples]
+    if missing:
+        raise ValueError(
+            f"score_control_variate: there are no draws of {missing}, which were summed out "
+            '(infer={"enumerate": "parallel"}). Its columns are those of the joint density: sample these sites, with '
+            "a block of Gibbs for instance, or use plain averages."
+        )
 
 
 def _columns(model: Callable, args: tuple, kwargs: dict[str, Any], order: int) -> Callable[[Values], Array]:

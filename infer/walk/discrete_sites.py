@@ -67,12 +67,28 @@ class DiscreteSites(NamedTuple):
         return found
 
     def state(self, values: Values) -> Int[Array, " D"]:
-        """The state at values; what is no value of its site becomes one beside it."""
+        """The state at values, which `check` has seen; what is no value of its site becomes one beside it."""
         numbers = [
             jnp.searchsorted(jnp.asarray(site.support), jnp.ravel(values[site.name])) for site in self.sites
         ]
         state = jnp.concatenate(numbers).astype(jnp.int32)
         return jnp.minimum(state, jnp.asarray(self.space.num_values) - 1)
+
+    def check(self, init_params: Values) -> None:
+        """Refuses a start that lacks a site or has a value outside its support; of one chain or several."""
+        missing = [name for name in self.names if name not in init_params]
+        if missing:
+            raise ValueError(f"init_params must have a value for every site; {missing} are missing.")
+        for site in self.sites:
+            value = init_params[site.name]
+            if isinstance(value, jax.core.Tracer):
+                continue
+            outside = np.setdiff1d(np.asarray(value), site.support)
+            if outside.size:
+                raise ValueError(
+                    f"init_params: {outside[0]} is no value of site {site.name!r}, whose support is "
+                    f"{np.array2string(site.support, threshold=10)}."
+                )
 
 
 def read_sites(model: Callable[..., Any], model_args: tuple, model_kwargs: dict[str, Any]) -> DiscreteSites:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
+from ...kernels.walk.history import Tally, as_int, tally_of
 from ...kernels.walk.targets import node_values
 from ..blocks import check_begun
 from .graph_walk import GraphWalk
@@ -30,7 +31,7 @@ class Average(NamedTuple):
         mean: over the chains.
         mcse: equation (3); NaN for one chain.
         per_chain: `[C, ...]`.
-        coverage: share of the states that each chain has visited, `[C]`.
+        coverage: share of the states that each chain has visited, `[C]`; NaN where there are none to count.
         num_steps: behind each chain's average, `[C]`.
     """
 
@@ -48,7 +49,9 @@ class Average(NamedTuple):
                 f"; of {num} chains the MCSE itself is uncertain (+-{100 / np.sqrt(2 * (num - 1)):.0f} %)"
             )
         mean, mcse = (np.array2string(np.asarray(x), precision=5) for x in (self.mean, self.mcse))
-        return f"{mean} (MCSE {mcse}; {words}; coverage {self.coverage.mean():.4g})"
+        if not np.isnan(self.coverage).all():
+            words += f"; coverage {self.coverage.mean():.4g}"
+        return f"{mean} (MCSE {mcse}; {words})"
 
 
 def node_average(
@@ -61,7 +64,7 @@ def node_average(
         f: values `[N]` or `[N, ...]`, a dict by label, or a function of the node numbers.
         method: "visits", or "distinct", exact once every node was visited and blind to what was not: right for an
             f without noise and a coverage near 1.
-        weights: of the average, `[N]` or a dict by label, where they are not the target of the walk.
+        weights: of the average, `[N]` or a dict by label, where they are not the target of the walk; at least 0.
 
     Raises:
         TypeError: for a run of another kernel.
@@ -80,12 +83,26 @@ def node_average(
     kernel, counts = visits_of(mcmc)
     values = node_values(kernel.graph, f(np.arange(kernel.graph.num_nodes)) if callable(f) else f, "f")
     mu = target_of(kernel)
-    m = mu if weights is None else node_values(kernel.graph, weights, "weights")
+    m = mu if weights is None else _checked_weights(kernel, weights)
     if method not in ("visits", "distinct"):
         raise ValueError(f'method must be "visits" or "distinct", got {method!r}.')
     share = counts * (m / mu) if method == "visits" else (counts > 0) * m
     per_chain = np.tensordot(share, values, 1) / share.sum(1).reshape(-1, *[1] * (values.ndim - 1))
     return average_of(per_chain, (counts > 0).mean(1), counts.sum(1))
+
+
+def _checked_weights(kernel: GraphWalk, weights: Any) -> Float[np.ndarray, " N"]:
+    if isinstance(weights, str) or callable(weights):
+        raise ValueError(f"weights must be numbers, one a node, or a dict by label, got {weights!r}.")
+    m = node_values(kernel.graph, weights, "weights")
+    bad = np.flatnonzero(~(np.isfinite(m) & (m >= 0))) if m.ndim == 1 else [0]
+    if len(bad):
+        raise ValueError(
+            f"weights must be finite and at least 0: node {kernel.graph.labels[bad[0]]} has {m[bad[0]]}."
+        )
+    if not m.any():
+        raise ValueError("weights must not all be 0.")
+    return m
 
 
 def visits_of(mcmc: Any) -> tuple[GraphWalk, Int[np.ndarray, "C N"]]:
@@ -95,11 +112,39 @@ def visits_of(mcmc: Any) -> tuple[GraphWalk, Int[np.ndarray, "C N"]]:
         found = type(mcmc if kernel is None else kernel).__name__
         raise TypeError(f"Averages over nodes are those of a run of GraphWalk: give its MCMC, got {found}.")
     check_begun(mcmc)
-    state = jax.device_get(mcmc.last_state)
-    counts = np.atleast_2d(np.asarray(state.history.counts, np.int64))
-    if state.warmup_counts is not None:
-        counts = counts - np.atleast_2d(np.asarray(state.warmup_counts, np.int64))
-    return kernel, counts
+    return kernel, counted(mcmc).counts
+
+
+class Counted(NamedTuple):
+    """What every chain has counted after warm-up, on the host.
+
+    Attributes:
+        counts: visits of all states or slots, int64.
+        steps: recorded.
+        revisits: those of a state visited before, in warm-up too where its history was kept.
+    """
+
+    counts: Int[np.ndarray, "C N"]
+    steps: Int[np.ndarray, " C"]
+    revisits: Int[np.ndarray, " C"]
+
+
+def counted(mcmc: Any) -> Counted:
+    """Of the last state of a run of `GraphWalk` or `SRRW`."""
+    state = mcmc.last_state
+    tally = _on_host(tally_of(state.history))
+    if state.warmup is None:
+        return tally
+    return Counted(*(now - before for now, before in zip(tally, _on_host(state.warmup), strict=True)))
+
+
+def _on_host(tally: Tally) -> Counted:
+    counts, steps, revisits = jax.device_get(tally)
+    return Counted(
+        np.atleast_2d(counts).astype(np.int64),
+        np.atleast_1d(as_int(steps)).astype(np.int64),
+        np.atleast_1d(as_int(revisits)).astype(np.int64),
+    )
 
 
 def target_of(kernel: GraphWalk) -> Float[np.ndarray, " N"]:
@@ -116,8 +161,8 @@ def average_of(per_chain: np.ndarray, coverage: np.ndarray, num_steps: np.ndarra
     else:
         mcse = np.full(per_chain.shape[1:], np.nan)
         warnings.warn(
-            "One chain has no error: the steps of a walk with a memory are no Markov chain, whose errors ArviZ knows. "
-            "Run several (num_chains=8, chain_method='vectorized').",
+            "One chain has no error, which is taken from between chains. Run several (num_chains=8, "
+            "chain_method='vectorized').",
             UserWarning,
             stacklevel=3,
         )

@@ -12,9 +12,9 @@ import numpy as np
 from jax import lax, random
 from jaxtyping import Array, Float, Int, Key, UInt
 
-from ...kernels.walk import DenseHistory, WalkState, as_graph, hdt_graph, log_target, srrw
+from ...kernels.walk import DenseHistory, WalkState, as_graph, hdt_graph, log_target, srrw, validate
 from ...kernels.walk.base import BLOCK, Walk
-from ...kernels.walk.history import as_float, dense_history, emptied
+from ...kernels.walk.history import Tally, as_float, dense_history, emptied, tally_of
 from ...kernels.walk.repellence import Repellence, alpha_at
 from ...kernels.walk.row_table import Base
 from ...kernels.walk.targets import GraphTarget, laziness
@@ -34,7 +34,7 @@ class GraphWalkState(NamedTuple):
     Attributes:
         z: `{"node": ...}`, the row number of the node.
         history: visits since the end of warm-up; with history="keep" those of warm-up too.
-        warmup_counts: visits of warm-up, with history="keep"; None without.
+        warmup: with history="keep" what warm-up had counted, which averages leave out; None without.
         i: draws done, warm-up included; one for all vectorized chains.
         alpha: repellence in force at the last step.
         revisit_rate: share of the steps since the last reset that hit a node visited before.
@@ -45,7 +45,7 @@ class GraphWalkState(NamedTuple):
 
     z: dict[str, Int[Array, ""]]
     history: DenseHistory
-    warmup_counts: Int[Array, " N"] | None
+    warmup: Tally | None
     i: Int[Array, ""]
     alpha: Float[Array, ""]
     revisit_rate: Float[Array, ""]
@@ -117,14 +117,13 @@ class GraphWalk(ChainKernel):
                 raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
         if not isinstance(steps_per_draw, int) or steps_per_draw < 1:
             raise ValueError(f"steps_per_draw must be a whole number from 1 on, got {steps_per_draw!r}.")
-        if not prior > 0:
-            raise ValueError(f"prior must be above 0, got {prior!r}.")
         self.graph = as_graph(graph)
+        validate(self.graph)
         self.log_mu = log_target(self.graph, target)
         self.lazy = laziness(self.graph, self.log_mu, base, lazy)
         build = srrw if method == "srrw" else hdt_graph
         self.walk: Walk = build(self.graph, self.log_mu, alpha, base=base, lazy=self.lazy, prior=prior)
-        self.method, self.alpha, self.history = method, alpha, history
+        self.method, self.alpha, self.history, self.base = method, alpha, history, base
         self.steps_per_draw, self.prior, self.bar_was_seen = steps_per_draw, prior, False
         self._held: Walk | None  # `walk`, its arrays behind references
 
@@ -139,11 +138,11 @@ class GraphWalk(ChainKernel):
         """See `ChainKernel`: at `init_params["node"]`, else at a node drawn uniformly."""
         num, (key_node, rng_key) = self.graph.num_nodes, random.split(rng_key)
         node = random.randint(key_node, (), 0, num) if init_params is None else init_params["node"]
-        zero = jnp.zeros(())
+        history, zero = dense_history(num, self.prior), jnp.zeros(())
         return GraphWalkState(
             z={"node": jnp.asarray(node, jnp.int32)},
-            history=dense_history(num, self.prior),
-            warmup_counts=jnp.zeros(num, jnp.int32) if self.history == "keep" else None,
+            history=history,
+            warmup=tally_of(history) if self.history == "keep" else None,
             i=jnp.zeros((), jnp.int32),
             alpha=zero,
             revisit_rate=zero,
@@ -179,8 +178,9 @@ class GraphWalk(ChainKernel):
         """The state, at the end of warm-up with its history turned over; of one chain or a batch."""
         over = state.i == self._num_warmup
         if self.history == "keep":
-            counts = lax.cond(over, lambda: state.history.counts, lambda: state.warmup_counts)
-            return state._replace(warmup_counts=counts)
+            return state._replace(
+                warmup=lax.cond(over, lambda: tally_of(state.history), lambda: state.warmup)
+            )
         return state._replace(history=lax.cond(over, emptied, lambda history: history, state.history))
 
     def _chance(self, rng_key: Key[Array, ""]) -> tuple[Key[Array, ""], Array]:

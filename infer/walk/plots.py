@@ -45,7 +45,7 @@ def plot_visits(mcmc: Any, *, ax: "Axes | None" = None) -> "Axes":
     ax = new_axes(ax, "plot_visits")
     rank = np.arange(1, len(mu) + 1)
     if len(mu) <= _BAND_NODES:
-        P = dense_transition(kernel.graph, kernel.log_mu, lazy=kernel.lazy)
+        P = dense_transition(kernel.graph, kernel.log_mu, kernel.base, kernel.lazy)
         sd = np.sqrt(np.diag(asymptotic_covariance(P, mu, 0.0)) / steps.mean()) / mu
         ax.fill_between(rank, 1 - 2 * sd[order], 1 + 2 * sd[order], color=GREY, alpha=0.18, linewidth=0)
         note(ax, 1 + 2 * sd[order][-1], "base chain, 2 sd", GREY, "bottom")

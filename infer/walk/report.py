@@ -29,7 +29,12 @@ def walk_warnings(kernel: Any, run: Any) -> list[str]:
 def site_warnings(kernel: Any, run: Any) -> list[str]:
     """Sentences on the last state of an `SRRW`."""
     state = run.last_state
-    sentences = [] if kernel.guard == "adapt" or kernel.alpha == 0 else of_revisits(state)
+    sentences = [] if not callable(kernel.alpha) and kernel.alpha == 0 else of_revisits(state)
+    if sentences and kernel.guard == "adapt":
+        sentences = [
+            f"{sentences[0]} The guard holds alpha at {float(np.mean(state.alpha)):.2g} until then; at 0 the walk is "
+            "its base chain."
+        ]
     untracked, steps = (
         np.sum(x) for x in (np.asarray(state.num_untracked, np.int64), as_int(state.history.steps))
     )

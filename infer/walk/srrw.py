@@ -9,8 +9,8 @@ from jax import lax, random
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt
 from numpyro.infer.gibbs import GIBBS_SITES_KWARG
 
-from ...kernels.walk.history import as_float, dense_history, emptied
-from ...kernels.walk.repellence import Growth, Repellence, check_alpha
+from ...kernels.walk.history import Tally, as_float, dense_history, emptied, tally_of
+from ...kernels.walk.repellence import Growth, Repellence, check_alpha, check_positive
 from ...kernels.walk.site_walk import SiteBase, SiteHistory, SiteState, SiteWalk
 from ...kernels.walk.table import HashHistory, hash_history
 from ..contract import ChainKernel
@@ -30,7 +30,7 @@ class SRRWState(NamedTuple):
         z: values of the sites.
         x: the same as numbers of their supports, `[D]`.
         history: visits since the end of warm-up; with history="keep" those of warm-up too.
-        warmup_counts: visits of warm-up, with history="keep"; None without.
+        warmup: with history="keep" what warm-up had counted, which averages leave out; None without.
         i: draws done, warm-up included; one for all vectorized chains.
         alpha: repellence in force at the last step.
         revisit_rate: share of the steps since the last reset that hit a state visited before.
@@ -45,7 +45,7 @@ class SRRWState(NamedTuple):
     z: dict[str, Array]
     x: Int[Array, " D"]
     history: SiteHistory
-    warmup_counts: Int[Array, " S"] | None
+    warmup: Tally | None
     i: Int[Array, ""]
     alpha: Float[Array, ""]
     revisit_rate: Float[Array, ""]
@@ -67,8 +67,8 @@ class SRRW(ChainKernel):
     Args:
         model: its latent sites discrete, of finite support that depends on no other site.
         alpha: repellence: 0 is the base chain.
-        base: "gibbs" redraws one coordinate from its conditional, at one evaluation of the model a value; "mh" proposes
-            another value, at one.
+        base: "gibbs" redraws one coordinate from its conditional, at as many evaluations of the model as the largest
+            support has values; "mh" proposes another value, at one.
         history_size: slots of the table of visited states, a power of two; "auto" counts all states where there are
             at most 2^20, and else takes a table of 2^20.
         steps_per_draw: coordinates renewed a draw; None: as many as there are.
@@ -131,8 +131,7 @@ class SRRW(ChainKernel):
             raise ValueError(f'history_size must be "auto" or a power of two, got {history_size!r}.')
         if steps_per_draw is not None and (not isinstance(steps_per_draw, int) or steps_per_draw < 1):
             raise ValueError(f"steps_per_draw must be a whole number from 1 on, got {steps_per_draw!r}.")
-        if not prior > 0:
-            raise ValueError(f"prior must be above 0, got {prior!r}.")
+        check_positive("prior", prior)
         self._model, self.alpha, self.base, self.history_size = model, alpha, base, history_size
         self.given_steps, self.prior, self.history = steps_per_draw, prior, history
         self.guard, self.stream = guard, stream
@@ -165,12 +164,14 @@ class SRRW(ChainKernel):
     def init(self, rng_key, num_warmup, init_params, model_args, model_kwargs):
         """See `ChainKernel`."""
         kwargs = dict(model_kwargs or {})
-        if GIBBS_SITES_KWARG in kwargs and not (isinstance(self.alpha, (int, float)) and self.alpha == 0):
+        if GIBBS_SITES_KWARG in kwargs and (callable(self.alpha) or self.alpha != 0):
             raise ValueError(
                 f"SRRW with alpha={self.alpha} cannot be a block of Gibbs: its visits are of states whose probability "
                 "changes with the other blocks. Use SRRW(model, alpha=0.0), a Gibbs sampler with the right supports."
             )
         self._sites = read_sites(self._model, model_args, kwargs)
+        if init_params is not None and GIBBS_SITES_KWARG not in kwargs:
+            self._sites.check(init_params)
         return super().init(rng_key, num_warmup, init_params, model_args, model_kwargs)
 
     def init_one(self, rng_key, init_params, model_args, model_kwargs):
@@ -187,7 +188,7 @@ class SRRW(ChainKernel):
             z=self.sites.values(x),
             x=x,
             history=history,
-            warmup_counts=jnp.zeros_like(history.counts) if self.history == "keep" else None,
+            warmup=tally_of(history) if self.history == "keep" else None,
             i=jnp.zeros((), jnp.int32),
             alpha=zero,
             revisit_rate=zero,
@@ -241,13 +242,13 @@ class SRRW(ChainKernel):
     def sample_chains(self, states, model_args, model_kwargs):  # type: ignore[override]
         """See `vectorized`."""
         states = self._turned(states)
-        own = states._replace(i=None, warmup_counts=None)  # what walks; the rest stays
+        own = states._replace(i=None, warmup=None)  # what walks; the rest stays
 
         def walked(state, nothing):
             return self._walked(state, model_args, model_kwargs), nothing
 
         moved, _ = chains_together(walked, own, None)
-        return moved._replace(i=states.i + 1, warmup_counts=states.warmup_counts)
+        return moved._replace(i=states.i + 1, warmup=states.warmup)
 
     def _turned(self, state: SRRWState) -> SRRWState:
         """The state, at the end of warm-up with its history and its stream turned over."""
@@ -257,8 +258,9 @@ class SRRW(ChainKernel):
             streamed=jax.tree.map(lambda z, s: jnp.where(over, z, s), nothing, state.streamed)
         )
         if self.history == "keep":
-            counts = lax.cond(over, lambda: state.history.counts, lambda: state.warmup_counts)
-            return state._replace(warmup_counts=counts)
+            return state._replace(
+                warmup=lax.cond(over, lambda: tally_of(state.history), lambda: state.warmup)
+            )
         return state._replace(history=lax.cond(over, emptied, lambda history: history, state.history))
 
     def _walked(self, state: SRRWState, model_args: tuple, model_kwargs: Any) -> SRRWState:

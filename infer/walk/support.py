@@ -21,7 +21,7 @@ from ...kernels.walk.history import as_int
 from ...kernels.walk.table import HashHistory
 from ..blocks import check_begun
 from .discrete_sites import log_joint
-from .estimators import Average, average_of
+from .estimators import Average, average_of, counted
 from .srrw import SRRW
 
 _AT_ONCE = 4096  # states whose density is evaluated in one program
@@ -75,7 +75,7 @@ def support_average(
     """The posterior mean of f, from a run of `SRRW`, equation (1) or (2).
 
     Args:
-        mcmc: an `MCMC` after its run.
+        mcmc: an `MCMC` or `ResumableRun` after its run.
         f: values of the sites, with a leading axis of states -> array with that axis.
         method: "visits", or "distinct": without Monte Carlo noise, exact once all that matters was visited, and 30 to
             1000 times better than any time average where `missing_mass` is below .006; bad where much is missing.
@@ -109,11 +109,8 @@ def support_average(
 def visited_states(mcmc: Any, *, densities: bool = True) -> list[Visited]:
     """The states each chain has visited since the end of warm-up; their densities cost an evaluation each."""
     kernel = _kernel_of(mcmc)
-    state = jax.device_get(mcmc.last_state._replace(rng_key=None))
-    history, space = state.history, kernel.sites.space
-    counts = np.atleast_2d(history.counts).astype(np.int64)
-    if state.warmup_counts is not None:
-        counts = counts - np.atleast_2d(state.warmup_counts)
+    history, space = jax.device_get(mcmc.last_state.history), kernel.sites.space
+    counts = counted(mcmc).counts
     used = [np.flatnonzero(row > 0) for row in counts]
     if isinstance(history, HashHistory):
         keys = history.keys.reshape(len(counts), *history.keys.shape[-2:])
@@ -124,7 +121,9 @@ def visited_states(mcmc: Any, *, densities: bool = True) -> list[Visited]:
         ]
     if not densities:
         return [Visited(space.of_numbers(ids), counts[c][ids], None) for c, ids in enumerate(used)]
-    density = jax.jit(jax.vmap(log_joint(kernel.model, kernel.sites, mcmc._args, mcmc._kwargs)))
+    density = jax.jit(
+        jax.vmap(log_joint(kernel.model, kernel.sites, _mcmc_of(mcmc)._args, _mcmc_of(mcmc)._kwargs))
+    )
     everything = np.unique(np.concatenate(used))
     log_mu = np.full(space.num_states, -np.inf)
     log_mu[everything] = _in_blocks(density, space.of_numbers(everything))
@@ -134,12 +133,14 @@ def visited_states(mcmc: Any, *, densities: bool = True) -> list[Visited]:
 def missing_mass(mcmc: Any) -> float:
     """Share of the steps of the last tenth of the kept draws that met a new state; a mean over the chains."""
     rate = np.asarray(mcmc.get_extra_fields(group_by_chain=True)["revisit_rate"], np.float64)
-    steps = np.atleast_1d(as_int(jax.device_get(mcmc.last_state.history.steps)))[:, None]
-    share = np.arange(1, rate.shape[1] + 1) / rate.shape[1]
-    new = (1 - rate) * share * steps
-    tenth = max(1, rate.shape[1] // 10)
-    before = new[:, -tenth - 1] if rate.shape[1] > tenth else np.zeros(len(new))
-    return float(np.mean((new[:, -1] - before) / (tenth / rate.shape[1] * steps[:, 0])))
+    steps = np.atleast_1d(as_int(jax.device_get(mcmc.last_state.history.steps))).astype(np.float64)
+    num, per_draw = rate.shape[1], _mcmc_of(mcmc).thinning * mcmc.sampler.steps_per_draw
+    tenth = max(1, num // 10)
+    at_draw = steps[:, None] - per_draw * np.arange(num - 1, -1, -1)  # recorded by then, since the last reset
+    new = (1 - rate) * at_draw
+    if num == tenth:  # one draw
+        return float(np.mean(new[:, -1] / steps))
+    return float(np.mean((new[:, -1] - new[:, -tenth - 1]) / (per_draw * tenth)))
 
 
 def streamed(mcmc: Any) -> Average:
@@ -167,11 +168,10 @@ def streamed(mcmc: Any) -> Average:
         raise ValueError(
             "This SRRW streams nothing: give it stream=f, a function of the values of the sites."
         )
-    state = jax.device_get(mcmc.last_state._replace(rng_key=None))
-    total = np.asarray(state.streamed[0], np.float64) - np.asarray(state.streamed[1], np.float64)
-    steps = np.atleast_1d(as_int(state.history.steps))
-    total = total if np.ndim(state.alpha) else total[None]
-    per_chain = total / (mcmc.num_samples * kernel.steps_per_draw)
+    total, lost = (np.asarray(part, np.float64) for part in jax.device_get(mcmc.last_state.streamed))
+    _, steps, _ = counted(mcmc)
+    total = (total - lost) if np.ndim(mcmc.last_state.alpha) else (total - lost)[None]
+    per_chain = total / steps.reshape(-1, *[1] * (total.ndim - 1))
     return average_of(per_chain, np.full(len(steps), np.nan), steps)
 
 
@@ -197,6 +197,11 @@ def _in_blocks(density: Callable, x: np.ndarray) -> np.ndarray:
         for block in padded.reshape(-1, _AT_ONCE, x.shape[1])
     ]
     return np.concatenate(blocks)[: len(x)].astype(np.float64)
+
+
+def _mcmc_of(run: Any) -> Any:
+    """The `MCMC` of a `ResumableRun`; an `MCMC` as it is."""
+    return getattr(run, "mcmc", run)
 
 
 def _kernel_of(mcmc: Any) -> SRRW:

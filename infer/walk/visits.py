@@ -6,8 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...kernels.walk.history import as_int
-from .estimators import target_of, visits_of
+from .estimators import counted, target_of, visits_of
 from .srrw import SRRW
 from .support import visited_states
 
@@ -53,22 +52,18 @@ def _of_nodes(mcmc: Any) -> VisitStatistics:
     kernel, counts = visits_of(mcmc)
     steps, mu = counts.sum(1), target_of(kernel)
     distance = np.abs(counts / steps[:, None] - mu / mu.sum()).sum(1) / 2
-    return VisitStatistics(
-        steps, (counts > 0).mean(1), _revisits(mcmc), np.zeros(len(counts), np.int64), distance
-    )
+    return VisitStatistics(steps, (counts > 0).mean(1), _revisits(mcmc), np.zeros_like(steps), distance)
 
 
 def _of_sites(mcmc: Any) -> VisitStatistics:
     """The probability of a state is not known, and so no distance."""
-    visited, state = (
-        visited_states(mcmc, densities=False),
-        jax.device_get(mcmc.last_state._replace(rng_key=None)),
-    )
+    visited = visited_states(mcmc, densities=False)
     coverage = np.array([len(chain.counts) for chain in visited]) / float(mcmc.sampler.sites.space.num_states)
-    untracked = np.atleast_1d(state.num_untracked).astype(np.int64)
-    steps = np.atleast_1d(as_int(state.history.steps)).astype(np.int64)
-    return VisitStatistics(steps, coverage, _revisits(mcmc), untracked, np.full(len(visited), np.nan))
+    untracked = np.atleast_1d(jax.device_get(mcmc.last_state.num_untracked)).astype(np.int64)
+    unknown = np.full(len(visited), np.nan)
+    return VisitStatistics(counted(mcmc).steps, coverage, _revisits(mcmc), untracked, unknown)
 
 
 def _revisits(mcmc: Any) -> np.ndarray:
-    return np.atleast_1d(np.asarray(mcmc.last_state.revisit_rate, np.float64))
+    _, steps, revisits = counted(mcmc)
+    return revisits / steps

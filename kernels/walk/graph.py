@@ -83,6 +83,7 @@ def from_edges(
         >>> graph.labels.tolist(), graph.degree.tolist()
         ([10, 20, 30], [2, 2, 2])
     """
+    _check_options(directed, self_loops, duplicates)
     pairs = _checked_ids(edges)
     labels, rows = np.unique(pairs, return_inverse=True)
     tails, heads = rows.reshape(pairs.shape).T
@@ -103,6 +104,7 @@ def from_scipy(
     *,
     directed: Directed = "error",
     self_loops: SelfLoops = "drop",
+    duplicates: Duplicates = "merge",
     labels: ArrayLike | None = None,
 ) -> Graph:
     """The graph of a square adjacency matrix of scipy.sparse (or dense), of zeros and ones.
@@ -111,6 +113,7 @@ def from_scipy(
         matrix: `[N, N]`.
         directed: "symmetrize" adds the missing direction of an edge, "error" refuses it.
         self_loops: "drop" leaves them out with a warning, "error" refuses them.
+        duplicates: of a matrix in coordinates: "merge" keeps one of equal entries with a warning, "error" refuses them.
         labels: what to call the nodes; 0 to N - 1 without it.
 
     Raises:
@@ -125,6 +128,7 @@ def from_scipy(
     """
     from scipy.sparse import coo_array
 
+    _check_options(directed, self_loops, duplicates)
     entries = coo_array(matrix)
     if entries.shape[0] != entries.shape[1]:
         raise ValueError(f"matrix must be square, got {entries.shape}.")
@@ -137,7 +141,11 @@ def from_scipy(
             "chain is a RowTable on the plain graph: pass matrix != 0 here, and the chain as base."
         )
     here = entries.data != 0
-    return _from_arrows(entries.coords[0][here], entries.coords[1][here], names, directed, self_loops)
+    tails, heads = (side[here].astype(np.int64) for side in entries.coords)
+    repeated = len(tails) - np.unique(tails * len(names) + heads).size
+    if repeated:
+        _repeated(repeated, duplicates)
+    return _from_arrows(tails, heads, names, directed, self_loops)
 
 
 def from_networkx(
@@ -161,6 +169,7 @@ def from_networkx(
         >>> from_networkx(nx.path_graph(["a", "b", "c"])).labels.tolist()
         ['a', 'b', 'c']
     """
+    _check_options(directed, self_loops, duplicates)
     index = {node: row for row, node in enumerate(graph)}
     labels = _labels(list(index))
     arrows = np.array([(index[u], index[v]) for u, v in graph.edges()], np.int64).reshape(-1, 2)
@@ -275,6 +284,8 @@ def _num_components(adjacency: Any) -> tuple[int, np.ndarray]:
 
 def _checked_ids(edges: ArrayLike) -> np.ndarray:
     pairs = np.asarray(edges)
+    if pairs.shape == (0,):
+        pairs = np.zeros((0, 2), np.int64)
     if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.dtype.kind not in "iuf":
         raise TypeError(f"edges must be numbers of shape [E, 2], got {pairs.dtype} of shape {pairs.shape}.")
     bad = np.argwhere(~((pairs >= 0) & (pairs == np.floor(pairs)) & (pairs < 2**62)))  # a NaN fails them all
@@ -282,6 +293,17 @@ def _checked_ids(edges: ArrayLike) -> np.ndarray:
         row, column = bad[0]
         raise ValueError(f"edges[{row}, {column}] is {pairs[row, column]}: a node is an integer from 0 on.")
     return pairs.astype(np.int64)
+
+
+def _check_options(directed: str, self_loops: str, duplicates: str) -> None:
+    given = {
+        "directed": (directed, ("error", "symmetrize")),
+        "self_loops": (self_loops, ("drop", "error")),
+        "duplicates": (duplicates, ("merge", "error")),
+    }
+    for name, (value, choices) in given.items():
+        if value not in choices:
+            raise ValueError(f"{name} must be one of {choices}, got {value!r}.")
 
 
 def _without_loops(

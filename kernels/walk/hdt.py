@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from .base import Walk
 from .graph import Graph, validate
 from .history import Target, target_of
-from .repellence import Growth, Repellence, check_alpha
+from .repellence import Growth, Repellence, check_alpha, check_positive
 from .row_table import Base, RowTable, row_table
 from .rows import Rows, rows_from, uniform_of
 
@@ -137,7 +137,7 @@ def hdt(base_step: Callable, log_mu: ArrayLike, alpha: Repellence = 5.0, *, prio
         >>> bool((abs(state.history.counts - 1000) < 30).all())
         True
     """
-    _check(alpha)
+    _check(alpha, prior)
     log_mu = np.asarray(log_mu, np.float64)
     return Hdt(target_of(log_mu, len(log_mu)), alpha, prior, base_step, len(log_mu))
 
@@ -172,7 +172,7 @@ def hdt_graph(
         True
     """
     validate(graph)
-    _check(alpha)
+    _check(alpha, prior)
     table, target = row_table(graph, log_mu, base, lazy), target_of(log_mu, graph.num_nodes)
     if isinstance(base, RowTable):
         return HdtTable(rows_from(graph, table), target, alpha, prior)
@@ -185,8 +185,9 @@ def hdt_graph(
     )  # fmt: skip
 
 
-def _check(alpha: Repellence) -> None:
+def _check(alpha: Repellence, prior: float) -> None:
     check_alpha(alpha)
+    check_positive("prior", prior)
     if isinstance(alpha, Growth):
         raise ValueError(
             "alpha: Growth needs the rows of srrw; under the history-driven target its bias stays (2.7 % of the mean "

@@ -16,7 +16,7 @@ counts, exact however large they are; a difference of two logarithms of 1e9 is o
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,10 +40,6 @@ class Target:
 
     log_mu: Float[Array, " N"] | None
     min_mu: Float[Array, ""]
-
-    def at(self, ids: Int[Array, "*n"]) -> Float[Array, "*n"]:
-        """log mu of some nodes."""
-        return jnp.zeros(ids.shape) if self.log_mu is None else self.log_mu[ids]
 
 
 def target_of(log_mu: ArrayLike | None, num_nodes: int) -> Target:
@@ -128,6 +124,25 @@ def emptied[H: NamedTuple](history: H) -> H:
     """Without visits, the prior and the size kept; of one walker or a batch."""
     kept = {name: getattr(history, name) for name in ("prior", "offset", "size") if hasattr(history, name)}
     return jax.tree.map(jnp.zeros_like, history)._replace(**kept)
+
+
+class Tally(NamedTuple):
+    """What a history had counted by some step, to be taken off what it counts later.
+
+    Attributes:
+        counts: visits of all states or slots.
+        steps: how many were recorded, two words, the higher first.
+        revisits: how many of them hit a state visited before, two words.
+    """
+
+    counts: Int[Array, " N"]
+    steps: UInt[Array, "2"]
+    revisits: UInt[Array, "2"]
+
+
+def tally_of(history: Any) -> Tally:
+    """The tally of a `DenseHistory` or a `HashHistory` now."""
+    return Tally(history.counts, history.steps, history.revisits)
 
 
 class WeightedHistory(NamedTuple):

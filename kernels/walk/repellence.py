@@ -36,8 +36,9 @@ class Ramp:
     steps: float
 
     def __post_init__(self):
-        check_alpha(self.alpha)
-        _check_positive("steps", self.steps)
+        if _is_number(self.alpha) and _is_number(self.steps):  # else JAX takes it apart
+            check_alpha(self.alpha)
+            check_positive("steps", self.steps)
 
     def __call__(self, step):
         """alpha at a step."""
@@ -64,8 +65,9 @@ class Growth:
     floor: float = 5.0
 
     def __post_init__(self):
-        _check_positive("rate", self.rate)
-        check_alpha(self.floor, "floor")
+        if _is_number(self.rate) and _is_number(self.floor):  # else JAX takes it apart
+            check_positive("rate", self.rate)
+            check_alpha(self.floor, "floor")
 
     def __call__(self, step, min_mu):
         """alpha at a step; `min_mu` is the least share that the target gives a node."""
@@ -84,17 +86,22 @@ def alpha_at(alpha: Repellence, step: Float[Array, ""], min_mu: Float[Array, ""]
 
 
 def check_alpha(alpha: Repellence, name: str = "alpha") -> None:
-    """Refuses a number that is no strength."""
-    if (
-        callable(alpha)
-        or isinstance(alpha, jax.core.Tracer)
-        or not isinstance(alpha, (int, float, np.ndarray))
-    ):
+    """Refuses what is no strength."""
+    if callable(alpha) or isinstance(alpha, jax.core.Tracer):
         return
-    if not (np.isfinite(alpha) and np.all(np.asarray(alpha) >= 0)):
+    if not _is_number(alpha):
+        raise ValueError(
+            f"{name} must be a number, a Ramp, a Growth or a function of the step, got {alpha!r}."
+        )
+    if not 0 <= float(alpha) < np.inf:  # type: ignore[arg-type]
         raise ValueError(f"{name} must be 0 (the base chain) or more, got {alpha}.")
 
 
-def _check_positive(name: str, value: float) -> None:
-    if isinstance(value, (int, float)) and not value > 0:
-        raise ValueError(f"{name} must be above 0, got {value}.")
+def check_positive(name: str, value: float) -> None:
+    """Refuses what is no number above 0."""
+    if not (isinstance(value, jax.core.Tracer) or (_is_number(value) and 0 < value < np.inf)):
+        raise ValueError(f"{name} must be above 0, got {value!r}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float, np.number, np.ndarray, jax.Array)) and np.ndim(value) == 0

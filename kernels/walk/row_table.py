@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 
-from .graph import Graph
+from .graph import Graph, is_bipartite
 
 type Base = Literal["mh", "simple"] | RowTable
 
@@ -84,11 +84,9 @@ def dense_transition(
     return P
 
 
-def is_periodic(graph: Graph, table: RowTable) -> bool:
+def is_periodic(graph: Graph, log_mu: ArrayLike | None, base: Base) -> bool:
     """Whether the chain swings between the two sides of the graph, staying put nowhere."""
-    from .graph import is_bipartite
-
-    return not np.isfinite(table.log_p_self).any() and is_bipartite(graph)
+    return is_bipartite(graph) and not np.isfinite(row_table(graph, log_mu, base).log_p_self).any()
 
 
 def rows_of(graph: Graph) -> Int[np.ndarray, " 2E"]:
@@ -97,7 +95,15 @@ def rows_of(graph: Graph) -> Int[np.ndarray, " 2E"]:
 
 
 def _target(graph: Graph, log_mu: ArrayLike | None) -> Float[np.ndarray, " N"]:
-    return np.zeros(graph.num_nodes) if log_mu is None else np.asarray(log_mu, np.float64)
+    if log_mu is None:
+        return np.zeros(graph.num_nodes)
+    log_mu = np.asarray(log_mu, np.float64)
+    if log_mu.shape != (graph.num_nodes,):
+        raise ValueError(f"log_mu must have one value a node, {graph.num_nodes}, got shape {log_mu.shape}.")
+    bad = np.flatnonzero(~np.isfinite(log_mu))
+    if bad.size:
+        raise ValueError(f"log_mu must be finite: node {graph.labels[bad[0]]} has {log_mu[bad[0]]}.")
+    return log_mu
 
 
 def _probabilities(

@@ -5,7 +5,7 @@
 A row is read in chunks of W entries, so that a step costs the mean degree and not the greatest. Sums of the chunks
 are kept; one uniform number finds the chunk, and what is left of it the entry. The tilts are those relative to i,
 which a float32 nearly always holds; a row whose sum it does not hold is read once more with its maximum taken off.
-Without that the last entry would be drawn, in silence.
+Without that the last entry would be drawn, in silence. The uniform has 24 bits: entries are drawn to 2^-24 of the row.
 """
 
 from collections.abc import Callable

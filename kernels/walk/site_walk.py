@@ -31,6 +31,7 @@ type SiteBase = Literal["gibbs", "mh"]
 type SiteHistory = DenseHistory | HashHistory
 
 GUARD_FROM, GUARD_WIDTH = 0.8, 0.18
+NUM_WORDS = 3  # of 32 random bits that a step takes
 
 
 class SiteState(NamedTuple):
@@ -93,8 +94,11 @@ class SiteWalk:
 
     def step(self, key: Key[Array, ""], state: SiteState) -> tuple[SiteState, SiteInfo]:
         """One step: a coordinate by (2) or (3), then the visit is counted."""
+        return self.advance(state, random.bits(key, (NUM_WORDS,), jnp.uint32))
+
+    def advance(self, state: SiteState, bits: UInt[Array, "3"]) -> tuple[SiteState, SiteInfo]:
+        """One step from given random words."""
         alpha = self.strength(state.history)
-        bits = random.bits(key, (3,), jnp.uint32)
         d = (bits[0] % len(self.space.num_values)).astype(jnp.int32)
         move = self.heat_bath if self.base == "gibbs" else self.metropolis
         x, log_mu, finite = move(state, alpha, d, bits)
@@ -176,10 +180,11 @@ class SiteWalk:
             place of `finite`; and what was gathered.
         """
 
-        def one_step(carry, key):
+        def one_step(carry, bits):
             state, seen = carry
-            state, info = self.step(key, state)
+            state, info = self.advance(state, bits)
             return (state, seen if visit is None else visit(seen, state.x)), info
 
-        (state, seen), info = lax.scan(one_step, (state, seen), random.split(key, length))
+        words = random.bits(key, (length * NUM_WORDS,), jnp.uint32).reshape(length, NUM_WORDS)
+        (state, seen), info = lax.scan(one_step, (state, seen), words)
         return state, SiteInfo(info.moved.mean(dtype=float), info.alpha[-1], (~info.finite).sum()), seen

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from .base import Walk
 from .graph import Graph, validate
 from .history import Target, target_of
-from .repellence import Repellence, check_alpha
+from .repellence import Repellence, check_alpha, check_positive
 from .row_table import Base, row_table
 from .rows import Rows, rows_from, uniform_of
 
@@ -81,5 +81,7 @@ def srrw(
     """
     validate(graph)
     check_alpha(alpha)
+    check_positive("prior", prior)
+    check_positive("chunk", chunk)
     rows = rows_from(graph, row_table(graph, log_mu, base, lazy), chunk)
     return Srrw(rows, target_of(log_mu, graph.num_nodes), alpha, prior)

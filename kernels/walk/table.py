@@ -8,7 +8,6 @@ was visited can be read back. A state that finds no slot counts as unseen at eve
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt
@@ -29,6 +28,7 @@ class HashHistory(NamedTuple):
         steps: visits recorded, two words, the higher first.
         revisits: those of a state visited before, two words.
         untracked: those of a state that found no slot.
+        saturated: visits not counted because an int32 was full.
         offset: where the slots of this walker begin: 0, but for chains that share the arrays.
         size: S, a power of two.
     """
@@ -40,6 +40,7 @@ class HashHistory(NamedTuple):
     steps: UInt[Array, "2"]
     revisits: UInt[Array, "2"]
     untracked: UInt[Array, ""]
+    saturated: UInt[Array, ""]
     offset: Int[Array, ""]
     size: UInt[Array, ""]
 
@@ -79,6 +80,7 @@ class HashHistory(NamedTuple):
             steps=plus(self.steps, True),
             revisits=plus(self.revisits, found),
             untracked=self.untracked + ~tracked,
+            saturated=self.saturated + (tracked & (seen == MAX_COUNT)),
         )
 
 
@@ -110,6 +112,7 @@ def hash_history(size: int, num_words: int, prior: float = 1.0) -> HashHistory:
         steps=none,
         revisits=none,
         untracked=zero,
+        saturated=zero,
         offset=jnp.zeros((), jnp.int32),
         size=jnp.asarray(size, jnp.uint32),
     )
@@ -127,10 +130,3 @@ def hashed(words: UInt[Array, " W"]) -> UInt[Array, ""]:
     for word in range(words.shape[0]):
         h = mix(h, words[word])
     return h
-
-
-def visited(history: HashHistory) -> tuple[Array, Array, Array]:
-    """Keys, counts and log densities of the slots in use, on the host."""
-    keys, counts, log_mu = jax.device_get((history.keys, history.counts, history.log_mu))
-    used = counts > 0
-    return keys[used], counts[used], log_mu[used]

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from .graph import Graph, named
-from .row_table import Base, is_periodic, row_table
+from .row_table import Base, is_periodic
 
 type GraphTarget = Literal["uniform", "degree"] | ArrayLike | Mapping[Any, float] | Callable
 
@@ -75,7 +75,7 @@ def laziness(
 
     Warns in both cases of a chain that swings.
     """
-    periodic = is_periodic(graph, row_table(graph, log_mu, base))
+    periodic = is_periodic(graph, log_mu, base)
     if lazy == "auto":
         if periodic:
             warnings.warn(
@@ -84,7 +84,7 @@ def laziness(
                 stacklevel=3,
             )
         return LAZY if periodic else 0.0
-    if not isinstance(lazy, (int, float)):
+    if not isinstance(lazy, (int, float, np.number)):
         raise TypeError(f'lazy must be "auto" or a number, got {lazy!r}.')
     if periodic and lazy == 0:
         warnings.warn(

@@ -63,7 +63,8 @@ def asymptotic_covariance(
         estimator: "visits" averages the draws; "history" is the weighted histogram, in units of its gamma_n.
 
     Raises:
-        ValueError: a chain that is not reversible; an unknown method.
+        ValueError: rows that do not sum to 1; a chain that is not reversible; an alpha below 0; a gamma_exponent
+            outside (1/2, 1]; an unknown method or estimator.
 
     Examples:
         >>> from emberwalk.kernels.walk import asymptotic_covariance
@@ -72,6 +73,10 @@ def asymptotic_covariance(
         [[0.05, -0.05], [-0.05, 0.05]]
     """
     P, mu = _chain(P, mu)
+    if estimator not in ("visits", "history"):
+        raise ValueError(f'estimator must be "visits" or "history", got {estimator!r}.')
+    if not 0.5 < gamma_exponent <= 1:
+        raise ValueError(f"gamma_exponent must be above 1/2 and at most 1, got {gamma_exponent}.")
     if method == "base" and gamma_exponent == 1:
         D, Z = np.diag(mu), np.linalg.inv(np.eye(len(mu)) - P + mu)
         V = D @ Z + Z.T @ D - D - np.outer(mu, mu)
@@ -168,6 +173,8 @@ def strength(modes: Modes, alpha: float, method: Method) -> Float[np.ndarray, " 
         raise ValueError(f'method must be "base", "srrw" or "hdt", got {method!r}.')
     if method == "base":
         return np.zeros_like(modes.lam)
+    if not 0 <= alpha < np.inf:
+        raise ValueError(f"alpha must be 0 or more, got {alpha}.")
     return alpha * (1 + modes.lam) if method == "srrw" else np.full_like(modes.lam, alpha)
 
 
@@ -175,6 +182,11 @@ def _chain(P: ArrayLike, mu: ArrayLike) -> tuple[Matrix, Float[np.ndarray, " N"]
     P, mu = np.asarray(P, np.float64), np.asarray(mu, np.float64)
     if P.shape != (len(mu), len(mu)):
         raise ValueError(f"P must be [N, N] for the N = {len(mu)} of mu, got {P.shape}.")
+    if not (mu > 0).all():
+        raise ValueError(f"mu must be above 0: state {np.flatnonzero(~(mu > 0))[0]} has {mu[~(mu > 0)][0]}.")
+    off = np.abs(P.sum(1) - 1)
+    if not (off <= REVERSIBLE).all():
+        raise ValueError(f"P: the row of state {off.argmax()} sums to {P[off.argmax()].sum():.6g}, not 1.")
     return P, mu / mu.sum()
 
 

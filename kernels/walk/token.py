@@ -6,8 +6,8 @@ X is a self-repellent walk whose history has the weights gamma_n = (n + 1)^-a. W
 step (a < b), the covariance of theta falls as 1/alpha^2; at a = b as 1/alpha; where it is slower, alpha does nothing.
 The path does not depend on theta: it may be walked first and read afterwards.
 
-A token is for data that must be walked to. Data that can be read in any order are better reshuffled: on
-soc-wiki-Vote by a factor of 2000.
+A token is for data that must be walked to. Data that can be read in any order are better reshuffled: with one row at
+each node of soc-wiki-Vote the mean square error is a thousandth of that of the best token.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from jax import random
 from jaxtyping import Array, Int, Key
 
 from .base import Walk, WalkState
-from .graph import as_graph
+from .graph import as_graph, validate
 from .hdt import hdt_graph
 from .history import weighted_history
 from .repellence import Growth, Repellence
@@ -115,6 +115,7 @@ def token_walk(
             stacklevel=2,
         )
     graph = as_graph(graph)
+    validate(graph)
     log_mu = log_target(graph, target)
     lazy = laziness(graph, log_mu, base, lazy)
     build = srrw if method == "srrw" else hdt_graph

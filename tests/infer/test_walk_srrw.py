@@ -185,7 +185,10 @@ def test_walk_srrw_table_counts_what_counts_count():
 def test_walk_srrw_table_that_is_full_says_so():
     mcmc = of_spins(10, 5.0, "mh", 2, steps=3000, history_size=64)
     assert (np.asarray(mcmc.last_state.num_untracked) > 0).all()
-    with pytest.warns(UserWarning, match=r"of 6000 steps were in states that found no place in the table"):
+    with (
+        pytest.warns(UserWarning, match=r"of 6000 steps were in states that found no place in the table"),
+        pytest.warns(UserWarning, match=r"visited before.*The guard holds alpha at 0 until then"),
+    ):
         diagnose(mcmc)
 
 
@@ -380,6 +383,6 @@ def test_walk_srrw_steps_into_a_nan_are_refused_and_counted(base):
 
 
 def test_walk_srrw_reaches_arviz():
-    tree = to_datatree(walked(SRRW(mixed_supports, 2.0), num_samples=30))
+    tree = to_datatree(walked(SRRW(mixed_supports, 2.0), num_samples=400))
     assert tree["posterior"]["die"].dims == ("chain", "draw", "dice")
     assert {"revisit_rate", "alpha", "num_untracked"} <= set(tree["sample_stats"].data_vars)
