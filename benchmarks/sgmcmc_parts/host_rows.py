@@ -2,8 +2,7 @@
 
 Logistic regression, 4 000 000 x 50 float32, 800 MB, b = 500, BAOAB: a step with the rows read by callbacks, in
 draws of 1, 10 and 100 steps (1, 10 and 10 batches a callback), over a step with all rows in the memory of the device.
-Draws of the kernel in one jitted scan, compiled
-before the clock runs.
+Draws of the kernel in one jitted scan, compiled before the clock runs.
 """
 
 import tempfile

@@ -14,7 +14,7 @@ from numpyro.contrib.module import random_eqx_module
 from numpyro.infer import MCMC, Predictive, init_to_value
 
 from emberwalk.infer import SGMCMC, DeepEnsemble, HostRows, predict, to_datatree
-from emberwalk.infer.sgmcmc import rows
+from emberwalk.infer.sgmcmc import members, rows
 from emberwalk.infer.sgmcmc.bootstrap import stand_ins
 from emberwalk.infer.sgmcmc.tempering import class_weights
 from emberwalk.kernels.sgmcmc import baoab
