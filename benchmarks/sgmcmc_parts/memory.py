@@ -1,8 +1,8 @@
 """Memory of a run on rows in a file
 
-Logistic regression, d = 50, b = 500, BAOAB, 100 batches a callback: how far the anonymous memory of a new process
+Logistic regression, d = 50, b = 500, BAOAB, 100 steps a draw: how far the anonymous memory of a new process
 grows at most (RssAnon; mapped pages of the file would count in RSS). What the compiler needs is in it, and is most.
-glibc keeps between nothing and 50 MB for its threads, by chance; with MALLOC_ARENA_MAX=1 it does not.
+glibc keeps some 10 MB more or less for its threads, by chance.
 """
 
 import sys

@@ -37,9 +37,9 @@ class ResampledRows:
         return self.rows.sizes
 
     @property
-    def on_host(self):
+    def at_once(self):
         """See `Rows`."""
-        return self.rows.on_host
+        return self.rows.at_once
 
     def indices(self, key, order_key, step) -> Indices:
         """See `Rows`; `order_key` is that of the member."""

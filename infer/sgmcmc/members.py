@@ -14,18 +14,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jax import lax, random
+from jax import random
 from jaxtyping import Array, Float, Int, Key
 from numpyro.optim import _NumPyroOptim
 
 from ...kernels.sgmcmc.base import is_finite
 from .bound import BoundModel
-from .rows import batch_reader
+from .rows import over_batches
 from .target import Values
 from .tempering import class_weights
 
-# Steps of a block, after which the bar moves; batches of all members that a block reads from the host together.
-_BLOCK, _HOST_BATCHES = 100, 100
+# Steps of a block, after which the bar moves.
+_BLOCK = 100
 
 
 class Members(NamedTuple):
@@ -63,7 +63,7 @@ class MemberPrograms:
 
     def __init__(self, bound: BoundModel, optim: _NumPyroOptim, init_strategy: Callable, num_members: int):
         self.bound, self._optim, self._init_strategy = bound, optim, init_strategy
-        self.block = max(1, _HOST_BATCHES // num_members) if bound.target.rows.on_host else _BLOCK
+        self.block, self._at_once = _BLOCK, max(1, bound.target.rows.at_once // num_members)
         self.start = jax.jit(jax.vmap(self._start))
         self.advance = jax.jit(jax.vmap(self._advance, in_axes=(0, None, None)))
         self.values = jax.jit(jax.vmap(self._values))
@@ -77,14 +77,19 @@ class MemberPrograms:
         self, member: Members, first: Int[Array, ""], count: Int[Array, ""]
     ) -> tuple[Members, Float[Array, " block"]]:
         key_of = partial(random.fold_in, random.fold_in(member.key, first))
-        batch_of = batch_reader(self.bound.target.rows, key_of, member.order_key, first, self.block)
+        rows, order_key = self.bound.target.rows, member.order_key
 
-        def step(j: Int[Array, ""], carry: tuple[Members, Array]) -> tuple[Members, Array]:
+        def drawn(j: Int[Array, ""]) -> tuple[None, Any]:
+            return None, rows.indices(key_of(j), order_key, first + j)
+
+        def step(
+            j: Int[Array, ""], _: None, batch: Any, carry: tuple[Members, Array]
+        ) -> tuple[Members, Array]:
             member, losses = carry
-            member, loss = self._step(member, batch_of(j, key_of(j)))
+            member, loss = self._step(member, batch)
             return member, losses.at[j].set(loss)
 
-        return lax.fori_loop(0, count, step, (member, jnp.zeros(self.block)))
+        return over_batches(step, (member, jnp.zeros(self.block)), drawn, rows, count, self._at_once)
 
     def _step(self, member: Members, batch: Any) -> tuple[Members, Float[Array, ""]]:
         """Equation (1), refused where it comes from, or leads to, what is no number."""

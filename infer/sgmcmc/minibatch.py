@@ -37,8 +37,8 @@ class Rows(Protocol):
         ...
 
     @property
-    def on_host(self) -> bool:
-        """Whether to fetch is to call the host, which is cheaper for many batches at once."""
+    def at_once(self) -> int:
+        """Batches that are best fetched together: 1, or more where each fetch is a call of the host."""
         ...
 
     def indices(self, key: Key[Array, ""], order_key: Key[Array, ""], step: Int[Array, ""]) -> Indices:
@@ -72,7 +72,7 @@ class DeviceRows:
     sizes: Mapping[str, tuple[int, int]]
     batching: Batching
 
-    on_host: ClassVar[bool] = False
+    at_once: ClassVar[int] = 1
 
     def indices(self, key, order_key, step):
         """See `Rows`."""

@@ -1,4 +1,4 @@
-"""Data larger than memory: the rows of a batch are read on the host, those of all steps of a draw at once.
+"""Data larger than memory: the rows of a batch are read on the host, those of some steps at once.
 
     indices (on the device, from the key)  ->  rows (on the host)  ->  batches (on the device)     (1)
 
@@ -6,19 +6,24 @@ The read is a pure function of the indices, so that a repeated, resumed or vecto
 and the same as with the arrays in memory.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import random
+from jax import lax, random
 from jaxtyping import Array, Int, Key
 
 from .minibatch import Batching, DeviceRows, Indices, Rows, drawn_indices
 
 _ORDERS = ("random", "blocks")
-# Read at once, so that the rows of a draw are not in memory twice.
+# Of the rows that a chain gets from one call of the host. They are in memory about four times: as they were read, as
+# JAX hands them over, and in the program; and large buffers find no place in what the compiler has left free. With
+# ten batches the call itself no longer counts.
+_READ_BYTES = 2**20
+# Rows that are put into their order together, so that what is read is not in memory once more.
 _READ_ROWS = 4096
 
 
@@ -77,6 +82,14 @@ class HostRows:
     def __len__(self) -> int:
         return int(next(iter(self.arrays.values())).shape[0])
 
+    @property
+    def batch_bytes(self) -> int:
+        """Size of a batch, as JAX has it."""
+        return sum(
+            self.batch_size * math.prod(array.shape[1:]) * jax.dtypes.canonicalize_dtype(array.dtype).itemsize
+            for array in self.arrays.values()
+        )
+
     def first_rows(self) -> dict[str, np.ndarray]:
         """The first b rows of each array, to which the model is bound for whoever runs it without a batch."""
         return self._read(np.arange(self.batch_size))
@@ -119,7 +132,10 @@ class ReadRows:
             raise ValueError('batching="epoch" goes through single rows: it needs HostRows(order="random").')
         self.data, self.batching = data, batching
 
-    on_host = True
+    @property
+    def at_once(self):
+        """See `Rows`."""
+        return max(1, _READ_BYTES // self.data.batch_bytes)
 
     @property
     def sizes(self):
@@ -185,21 +201,55 @@ def check_not_given(data: HostRows | None, model_kwargs: Mapping[str, Any]) -> N
 def batches_of(rows: Rows, keys: Key[Array, " K"], order_key: Key[Array, ""], before: Int[Array, ""]) -> Any:
     """Batches of steps that follow each other, one for each key; a leading axis over them."""
 
-    def indices(key: Array, j: Array) -> Any:
-        return rows.indices(key, order_key, before + j)
+    def drawn(j: Int[Array, ""]) -> Any:
+        return rows.indices(keys[j], order_key, before + j)
 
-    return rows.fetch(jax.vmap(indices)(keys, jnp.arange(len(keys))))
+    # one after the other: what is a loop to the compiler is one kernel, a batch of keys is ten, 0.4 MB each
+    return rows.fetch(lax.map(drawn, jnp.arange(len(keys))))
 
 
-def batch_reader(
+def even_reads(num_steps: Any, at_once: int) -> int:
+    """Batches of each read, at most `at_once`, so that the last read is about as full as the others.
+
+    Of a number of steps that is not known beforehand it is 1: no rows are read for nothing.
+    """
+    return -(-num_steps // -(-num_steps // at_once)) if isinstance(num_steps, int) else 1
+
+
+def over_batches(
+    step: Callable[[Int[Array, ""], Any, Any, Any], Any],
+    first: Any,
+    drawn: Callable[[Int[Array, ""]], tuple[Any, Any]],
     rows: Rows,
-    key_of: Callable[[Int[Array, ""]], Key[Array, ""]],
-    order_key: Key[Array, ""],
-    before: Int[Array, ""],
     num_steps: Any,
-) -> Callable[[Int[Array, ""], Key[Array, ""]], Any]:
-    """(j, key_of(j)) -> batch of step j; those that come from the host are read together."""
-    if rows.on_host and isinstance(num_steps, int):
-        batches = batches_of(rows, jax.vmap(key_of)(jnp.arange(num_steps)), order_key, before)
-        return lambda j, key: jax.tree.map(lambda leaf: leaf[j], batches)
-    return lambda j, key: rows.fetch(rows.indices(key, order_key, before + j))
+    at_once: int,
+) -> Any:
+    """What `num_steps` steps make of `first`, each on the batch that was drawn for it.
+
+    Args:
+        step: (j, key, batch of step j, carry) -> carry.
+        first: carry before step 0.
+        drawn: j -> (key, indices of the batch), of every j: the last read may go beyond the steps.
+        rows: where the batches come from.
+        num_steps: a number, or an array of the program.
+        at_once: batches that are fetched together.
+    """
+
+    def alone(j: Int[Array, ""], carry: Any) -> Any:
+        key, indices = drawn(j)
+        return step(j, key, rows.fetch(indices), carry)
+
+    def together(k: Int[Array, ""], carry: Any) -> Any:
+        begin = k * at_once
+        keys, indices = lax.map(drawn, begin + jnp.arange(at_once))
+        fetched = keys, rows.fetch(indices)
+
+        def one(j: Int[Array, ""], carry: Any) -> Any:
+            key, batch = jax.tree.map(lambda leaf: leaf[j], fetched)
+            return step(begin + j, key, batch, carry)
+
+        return lax.fori_loop(0, jnp.minimum(at_once, num_steps - begin), one, carry)
+
+    if at_once == 1:
+        return lax.fori_loop(0, num_steps, alone, first)
+    return lax.fori_loop(0, -(-num_steps // at_once), together, first)

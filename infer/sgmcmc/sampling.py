@@ -31,7 +31,7 @@ from .progress import (
     steps_before,
     steps_of,
 )
-from .rows import batch_reader, batches_of
+from .rows import batches_of, even_reads, over_batches
 from .state import SGMCMCState, by_site
 from .target import Anchor, Target, Values
 
@@ -188,21 +188,21 @@ class Sampling:
     def _run_steps(self, state: SGMCMCState, target: Target, key: Array, at: _Counts) -> _Steps:
         """The steps of a draw, equation (1)."""
         num_steps = steps_of(self.algorithm, self.steps_per_sample, at.i, self.num_warmup)
-        batch_of = batch_reader(
-            target.rows, lambda j: _step_keys(key, j)[1], state.order_key, at.before, num_steps
-        )
         course = noise_course(self.warmup, at.i, self.num_warmup)
         # in warm-up schedules stand at 0; those of cycles go on
         ticks = (at.i >= self.num_warmup) | isinstance(self.algorithm, Cyclical)
 
-        def step(j: Int[Array, ""], carry: _Steps) -> _Steps:
+        def drawn(j: Int[Array, ""]) -> tuple[Array, Any]:
+            key_noise, key_batch = random.split(random.fold_in(key, j))
+            return key_noise, target.rows.indices(key_batch, state.order_key, at.before + j)
+
+        def step(j: Int[Array, ""], key_noise: Array, batch: Any, carry: _Steps) -> _Steps:
             count = at.clock + jnp.where(ticks, j, 0)
             before = carry.inner._replace(step=count)
             level = self._level(course, count)
-            key_noise, key_batch = _step_keys(key, j)
             moved, info = self.algorithm.update(key_noise, before, carry.gradient, level)
             next_temperature = at_count(self.temperature, jnp.where(ticks, count + 1, count))
-            estimate = target.estimate(moved.position, batch_of(j, key_batch), next_temperature, state.anchor)
+            estimate = target.estimate(moved.position, batch, next_temperature, state.anchor)
             good = is_finite(estimate.gradient) & info.finite
             inner = moved_or_kept(good, moved, before)
             # where the gradient itself was not finite, the chain has not moved: another batch may be better
@@ -227,7 +227,9 @@ class Sampling:
         first = _Steps(
             state.inner, state.gradient, state.potential_energy, state.step_size, kinetic, none_yet, num_refused
         )  # fmt: skip
-        return lax.fori_loop(0, num_steps, step, first)
+        return over_batches(
+            step, first, drawn, target.rows, num_steps, even_reads(num_steps, target.rows.at_once)
+        )
 
     def _level(self, course: Float[Array, ""], count: Int[Array, ""]) -> Float[Array, ""]:
         """T of the noise of a step."""
@@ -238,11 +240,6 @@ class Sampling:
         if isinstance(self.algorithm, Cyclical):
             return jnp.where(j == num_steps - 1, 1.0, 0.0)
         return jnp.asarray(1 / num_steps)
-
-
-def _step_keys(key: Key[Array, ""], j: Int[Array, ""]) -> Key[Array, " 2"]:
-    """Of the noise and of the batch of step j."""
-    return random.split(random.fold_in(key, j))
 
 
 def _kinetic(info: SGInfo, good: Bool[Array, ""]) -> Values:

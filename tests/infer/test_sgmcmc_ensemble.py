@@ -14,7 +14,7 @@ from numpyro.contrib.module import random_eqx_module
 from numpyro.infer import MCMC, Predictive, init_to_value
 
 from emberwalk.infer import SGMCMC, DeepEnsemble, HostRows, predict, to_datatree
-from emberwalk.infer.sgmcmc import members
+from emberwalk.infer.sgmcmc import members, rows
 from emberwalk.infer.sgmcmc.bootstrap import stand_ins
 from emberwalk.infer.sgmcmc.tempering import class_weights
 from emberwalk.kernels.sgmcmc import baoab
@@ -103,17 +103,16 @@ def net_data():
 
 
 @pytest.mark.parametrize(("batching", "bootstrap"), [("epoch", False), ("replacement", True)])
-def test_sgmcmc_ensemble_on_host_rows_is_that_on_rows_in_memory(batching, bootstrap):
-    """Bit for bit; blocks of 100 // 3 batches that are read together, and a shorter last one."""
+def test_sgmcmc_ensemble_on_host_rows_is_that_on_rows_in_memory(batching, bootstrap, monkeypatch):
+    """Bit for bit; two batches of a member are read at once, a last one alone, as the last block of 61 steps is odd."""
     (y,) = as_jax(mean_data(N))
     options = {"batching": batching, "bootstrap": bootstrap}
     data = HostRows({"y": mean_data(N)}, plate="rows", batch_size=B)
+    monkeypatch.setattr(rows, "_READ_BYTES", 6 * data.batch_bytes)
     streamed = DeepEnsemble(streamed_mean_model, optax.adam(0.1), 3, data=data, **options)
-    streamed.run(random.key(0), 40, n=N, progress_bar=False)
+    streamed.run(random.key(0), 161, n=N, progress_bar=False)
     in_memory = DeepEnsemble(mean_model, optax.adam(0.1), 3, **options)
-    with pytest.MonkeyPatch.context() as patch:  # the keys of batches are those of a block
-        patch.setattr(members, "_BLOCK", 33)
-        in_memory.run(random.key(0), 40, y, progress_bar=False)
+    in_memory.run(random.key(0), 161, y, progress_bar=False)
     np.testing.assert_array_equal(streamed.losses, in_memory.losses)
     np.testing.assert_array_equal(streamed.get_samples()["m"], in_memory.get_samples()["m"])
 

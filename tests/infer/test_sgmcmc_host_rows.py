@@ -10,8 +10,9 @@ from jax import random
 from numpyro.infer import MCMC, init_to_value
 
 from emberwalk.infer import SGMCMC, HostRows, control_variates
+from emberwalk.infer.sgmcmc import rows as host_rows
 from emberwalk.infer.sgmcmc.minibatch import over_all_rows
-from emberwalk.infer.sgmcmc.rows import ReadRows
+from emberwalk.infer.sgmcmc.rows import ReadRows, even_reads
 from emberwalk.kernels.sgmcmc import baoab, leimkuhler_matthews
 from tests.infer.sgmcmc_models import mean_data, mean_model, streamed_mean_model
 
@@ -53,6 +54,29 @@ def test_sgmcmc_host_rows_give_the_draws_of_rows_in_memory(batching, gradient, o
     )
     expected = draws(in_memory, 2, jnp.asarray(np.asarray(on_disk), float))
     np.testing.assert_array_equal(draws(streamed, 2, n=N), expected)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5])
+def test_sgmcmc_host_rows_are_read_in_parts_of_a_draw(at_once, on_disk, monkeypatch):
+    """Bit for bit, whatever is read at once: 5 steps one by one, or by 2, 2 and 1, by 3 and 2, or together."""
+    data = HostRows({"y": on_disk}, plate="rows", batch_size=B)
+    monkeypatch.setattr(host_rows, "_READ_BYTES", at_once * data.batch_bytes)
+    read, shapes = data._read, set()
+    monkeypatch.setattr(data, "_read", lambda rows: shapes.add(rows.shape) or read(rows))
+    options = {"steps_per_sample": 5, "init_strategy": START}
+    expected = draws(
+        SGMCMC(mean_model, baoab(0.01, 10.0), **options), 2, jnp.asarray(np.asarray(on_disk), float)
+    )
+    streamed = SGMCMC(streamed_mean_model, baoab(0.01, 10.0), data=data, **options)
+    np.testing.assert_array_equal(draws(streamed, 2, n=N), expected)
+    shapes -= {(B,), (2, B), (2, 8, B)}  # of the model, of one step, of a probe
+    assert shapes == ({(2, at_once, B)} if at_once > 1 else set())
+
+
+def test_sgmcmc_host_rows_reads_of_a_draw_are_about_as_large():
+    """100 steps of at most 29 batches are four reads of 25, not three of 29 and one of 13."""
+    assert [even_reads(100, at_once) for at_once in (1, 29, 60, 100, 400)] == [1, 25, 50, 100, 100]
+    assert even_reads(jnp.asarray(100), 29) == 1
 
 
 def test_sgmcmc_host_rows_of_vectorized_chains_are_those_of_one_chain_each(on_disk):
