@@ -1,6 +1,7 @@
 """Control variates: statistics of mean zero, exactly; averages without bias and with less variance."""
 
 from itertools import product
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax import random
 from numpyro.infer import MCMC, NUTS
 
 from emberwalk.infer import GraphWalk, control_variate, discrete_residual, score_control_variate
-from emberwalk.infer.walk.control_variate import _columns
+from emberwalk.infer.walk.control_variate import _check_drawn, _columns
 from tests.statistics import assert_caught, assert_exact, z_scores
 
 
@@ -143,6 +144,17 @@ def test_walk_control_variate_halves_the_error_of_a_logistic_regression():
     plain = np.asarray(mcmc.get_samples(group_by_chain=True)["beta"]).mean(1)
     assert_exact(z_scores(seen, exact))
     assert ((seen - exact) ** 2).mean() < ((plain - exact) ** 2).mean() / 2
+
+
+def summed_out():
+    z = numpyro.sample("z", dist.Bernoulli(0.3), infer={"enumerate": "parallel"})
+    numpyro.sample("x", dist.Normal(z, 1.0))
+
+
+def test_walk_control_variate_bad_input_of_a_site_that_was_summed_out():
+    run = SimpleNamespace(_args=(), _kwargs={})
+    with pytest.raises(ValueError, match=r"there are no draws of \['z'\], which were summed out"):
+        _check_drawn(summed_out, run, {"x": jnp.zeros((2, 3))})
 
 
 def test_walk_control_variate_bad_input_says_what_to_do():

@@ -218,6 +218,19 @@ BAD = {
         lambda: node_average(walked(GraphWalk(KARATE), num_samples=2), {0: 1.0}),
         r"f misses 33 nodes: 1, 2, 3, 4, 5, \.\.\.",
     ),
+    "weights by a word": (
+        lambda: node_average(walked(GraphWalk(KARATE), num_samples=2), DEGREE, weights="degree"),
+        "weights must be numbers, one a node, or a dict by label, got 'degree'",
+    ),
+    "weights of NaN": (
+        lambda: node_average(walked(GraphWalk(KARATE), num_samples=2), DEGREE, weights=np.full(34, np.nan)),
+        "weights must be finite and at least 0: node 0 has nan",
+    ),
+    "weights of 0": (
+        lambda: node_average(walked(GraphWalk(KARATE), num_samples=2), DEGREE, weights=np.zeros(34)),
+        "weights must not all be 0",
+    ),
+    "two parts": (lambda: GraphWalk([(0, 1), (2, 3)]), "graph has 2 components"),
     "estimator": (
         lambda: node_average(walked(GraphWalk(KARATE), num_samples=2), DEGREE, method="thinned"),
         'method must be "visits" or "distinct", got \'thinned\'',

@@ -3,7 +3,7 @@
 import networkx as nx
 import numpy as np
 import pytest
-from scipy.sparse import csr_array
+from scipy.sparse import coo_array, csr_array
 
 from emberwalk.kernels.walk import (
     Growth,
@@ -16,6 +16,7 @@ from emberwalk.kernels.walk import (
     is_bipartite,
     largest_component,
     log_target,
+    row_table,
     srrw,
     token_walk,
     validate,
@@ -107,6 +108,32 @@ BAD_GRAPHS = {
         lambda: srrw(karate_club(), base="simple"), r'base="simple" has the degree for its target.*base="mh"'),
     "negative strength": (lambda: srrw(PATH, alpha=-1.0), "alpha must be 0 .* or more, got -1"),
     "strength that is none": (lambda: hdt_graph(PATH, alpha=float("nan")), "alpha must be 0 .* or more, got nan"),
+    "strength that is no number": (lambda: srrw(PATH, alpha="5"), "alpha must be a number, a Ramp.* got '5'"),
+    "strengths": (lambda: srrw(PATH, alpha=np.array([1.0, 2.0])), "alpha must be a number, a Ramp"),
+    "negative strength of float32": (lambda: srrw(PATH, alpha=np.float32(-1)), "alpha must be 0 .* or more, got -1"),
+    "no edges": (lambda: token_walk([]), "a walk needs at least 2 nodes, got 0"),
+    "single loop, alone": (lambda: token_walk(TWO_PARTS), "graph has 2 components"),
+    "misspelt option": (lambda: from_edges([(0, 1)], directed="errors"), r"directed must be one of .* got 'errors'"),
+    "misspelt option of loops": (
+        lambda: from_networkx(nx.path_graph(3), self_loops="keep"), r"self_loops must be one of .* got 'keep'"),
+    "matrix with an entry twice": (
+        lambda: from_scipy(coo_array(([1, 1, 1], ([0, 0, 1], [1, 1, 0])), shape=(2, 2)), duplicates="error"),
+        "graph: 1 edges are repeated"),
+    "matrix with a NaN": (lambda: from_scipy(csr_array([[0, np.nan], [np.nan, 0]])), r"matrix: entry \(0, 1\) is nan"),
+    "prior of 0": (lambda: srrw(PATH, prior=0.0), r"prior must be above 0, got 0\.0"),
+    "prior of a token": (lambda: token_walk(PATH, gamma_exponent=1.0, prior=-1.0), r"prior must be above 0, got -1\.0"),
+    "chunk of 0": (lambda: srrw(PATH, chunk=0), "chunk must be above 0, got 0"),
+    "log target too short": (
+        lambda: srrw(PATH, np.zeros(3)), r"log_mu must have one value a node, 4, got shape \(3,\)"),
+    "log target of NaN": (
+        lambda: hdt_graph(PATH, np.array([0, np.nan, 0, 0])), "log_mu must be finite: node 1 has nan"),
+    "table of another graph": (
+        lambda: srrw(karate_club(), base=row_table(PATH)), "base: log_p and log_p_self have shapes"),
+    "table whose rows do not sum to 1": (
+        lambda: hdt_graph(PATH, base=row_table(PATH)._replace(log_p_self=np.zeros(4))),
+        r"base: the row of node 0 sums to 1\.5, not 1"),
+    "table of another target": (
+        lambda: srrw(PATH, np.array([0.0, 0, 1, 0]), base=row_table(PATH)), r"base is not reversible: from 1 to 2"),
     "ramp of no steps": (lambda: Ramp(1.0, 0), "steps must be above 0, got 0"),
     "ramp to less than nothing": (lambda: Ramp(-1.0, 5), "alpha must be 0 .* or more, got -1"),
     "growth that falls": (lambda: Growth(-1.0), "rate must be above 0, got -1"),
@@ -157,6 +184,7 @@ def test_walk_base_chain_that_swings_between_two_sides_is_made_lazy():
     assert laziness(karate_club(), None, "mh", "auto") == 0.0
     with pytest.warns(UserWarning, match=r"lazy=0\.1 was put on it"):
         token_walk(ring)
+    assert laziness(ring, None, "mh", np.float32(0.5)) == 0.5
     with pytest.raises(TypeError, match='lazy must be "auto" or a number'):
         laziness(PATH, None, "mh", "yes")
 
