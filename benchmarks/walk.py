@@ -9,9 +9,9 @@ The graphs are found through `EMBERWALK_DATA`. With `EMBERWALK_SMALL=1` it is tr
 import sys
 
 from measure import report_parts
-from walk_parts import accuracy, chains, steps, tokens
+from walk_parts import accuracy, chains, memory, steps, tokens
 
-IN_ORDER = (steps, chains, accuracy, tokens)
+IN_ORDER = (steps, chains, memory, accuracy, tokens)
 PARTS = {part.__name__.rpartition(".")[2]: part for part in IN_ORDER}
 
 if __name__ == "__main__":

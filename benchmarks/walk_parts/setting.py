@@ -9,6 +9,7 @@ from measure import TRIAL, Row, Timing, ratio
 from emberwalk.kernels.walk import Graph
 from emberwalk.models import barabasi_albert, read_edge_list
 
+PEERS = Path(__file__).parents[1] / "peers"
 REPEATS = 1 if TRIAL else 5
 STEPS = 2000 if TRIAL else 200_000
 PYTHON_STEPS = 200 if TRIAL else 20_000
