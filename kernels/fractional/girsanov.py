@@ -5,8 +5,8 @@
 
 A control shifts the mean of the noise and leaves its variance at I. The posterior of e_n given z is
 N(m + G z, S_n^-1) (`gaussian_filter.py`): the best control has its mean, and loses (2) whatever its network. The
-loss vanishes as the step does; at 200 steps and H = .1 it is 3.4 nats for one observation. Where the law of the
-bank at 0 is left at its prior, the same expression with its S comes on top.
+loss vanishes as the step does; at 200 steps and H = .1 it is 3.4 nats for one observation. Where the noise of the
+start keeps its variance too, the same expression with its S comes on top, and where it keeps its mean, |C'm|^2 / 2.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ class Floor(NamedTuple):
 
     Attributes:
         path: equation (2).
-        initial: more, where the noise of the start keeps its prior.
+        initial: more, where the noise of the start keeps its variance.
     """
 
     path: Float[Array, ""]
@@ -64,7 +64,7 @@ def control_floor(linear: Linear, sites: Sites) -> Floor:
     """Equation (2): the gap that no control closes, on a linear model with Gaussian sites.
 
     Args:
-        linear: the model; `start_factor` is the noise whose law at 0 is learnt or left at its prior.
+        linear: the model.
         sites: the observations; only their precision J matters.
 
     Examples:

@@ -15,12 +15,13 @@ makes the table smooth in H: u_ref continues the two knots before, outward from 
 path solution is start and reference; elsewhere it lies on another branch.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import linalg, signal
+from scipy import linalg
 
 from .path_criterion import Vector, path_weights
 
@@ -36,7 +37,7 @@ _WINDOWS = ((160, 1), (128, 8), (128, 32))
 
 
 class Window(NamedTuple):
-    """Increments of one width, and what they are to be like.
+    """Increments of one width.
 
     Attributes:
         forms: `[n, K, K]`, symmetric; r(l) = u' forms[l] u.
@@ -144,18 +145,25 @@ def _fit(windows: list[Window], hurst: float, start: Vector, reference: Vector) 
         slopes = [_slope(window, hurst, u) for window in windows]
         gradient = sum(s.gradient for s in slopes) + PROXIMITY * (u - reference)
         fisher = sum(s.fisher for s in slopes) + PROXIMITY * np.eye(len(u))
-        while damping < _DAMPING[1]:
-            moved = u - np.linalg.solve(fisher + damping * np.diag(np.diag(fisher)), gradient)
-            gain = value - objective(moved)
-            if gain > 0:
-                break
-            damping *= 4
-        else:
-            break
-        u, value, damping = moved, value - gain, damping / 8
+        u, gain, damping = _descend(objective, u, value, Slope(gradient, fisher), damping)
+        value -= gain
         if gain < _SMALLEST_GAIN:
             break
     return u
+
+
+def _descend(
+    objective: Callable[[Vector], float], u: Vector, value: float, slope: Slope, damping: float
+) -> tuple[Vector, float, float]:
+    """The longest damped step that gains, what it gains, and the damping to try next; no step gains nothing."""
+    while damping < _DAMPING[1]:
+        damped = slope.fisher + damping * np.diag(np.diag(slope.fisher))
+        moved = u - np.linalg.solve(damped, slope.gradient)
+        gain = value - objective(moved)
+        if gain > 0:
+            return moved, gain, damping / 8
+        damping *= 4
+    return u, 0.0, damping
 
 
 def _windows(rates: Vector, units: Vector, num_steps: int) -> list[Window]:
@@ -176,18 +184,20 @@ def _forms(g: Vector, num_steps: int, dt: float) -> Float[np.ndarray, "N K K"]:
 
 
 def _value(windows: list[Window], hurst: float, u: Vector) -> float:
-    total = 0.0
-    for window in windows:
-        n = len(window.forms)
-        R = linalg.toeplitz(fractional_noise(hurst, n, window.width))
-        try:
-            factor = linalg.cholesky(linalg.toeplitz(window.forms @ u @ u), lower=True)
-        except linalg.LinAlgError:
-            return np.inf
-        root = linalg.solve_triangular(factor, np.linalg.cholesky(R), lower=True)
-        # tr(M) - n - logdet M with M = root root'
-        total += float((root**2).sum() - n - 2 * np.log(np.diag(root)).sum()) / (2 * n)
-    return total
+    """Equation (3), summed over the windows; infinite where C is not positive definite."""
+    try:
+        return sum(_window_value(window, hurst, u) for window in windows)
+    except linalg.LinAlgError:
+        return np.inf
+
+
+def _window_value(window: Window, hurst: float, u: Vector) -> float:
+    n = len(window.forms)
+    R = linalg.toeplitz(fractional_noise(hurst, n, window.width))
+    C = linalg.toeplitz(window.forms @ u @ u)
+    root = linalg.solve_triangular(linalg.cholesky(C, lower=True), linalg.cholesky(R, lower=True), lower=True)
+    # root root' is C^-1 R but for a change of basis
+    return float((root**2).sum() - n - 2 * np.log(np.diag(root)).sum()) / (2 * n)
 
 
 def _slope(window: Window, hurst: float, u: Vector) -> Slope:
@@ -204,22 +214,20 @@ def _slope(window: Window, hurst: float, u: Vector) -> Slope:
 
 
 def _inverse_diagonals(r: Series) -> tuple[Series, float]:
-    """Sums along the diagonals of the inverse of Toeplitz(r), both sides together, and its log determinant.
+    """Sums along the diagonals of the inverse of Toeplitz(r), of both sides together, and its log determinant.
 
-    Levinson's recursion, then Gohberg and Semencul's formula for the inverse.
+    Levinson's recursion gives the first column x of the inverse, Gohberg and Semencul's formula the sums.
     """
     if not r[0] > 0:
         return np.zeros_like(r), np.inf
-    phi, v = np.empty(0), r[0]
-    logdet = np.log(v)
+    phi, variances = np.empty(0), [r[0]]
     for n in range(1, len(r)):
-        k = (r[n] - phi @ r[n - 1 : 0 : -1]) / v
-        phi = np.append(phi - k * phi[::-1], k)
-        v *= 1 - k * k
-        if not v > 0:
+        k = (r[n] - phi @ r[n - 1 : 0 : -1]) / variances[-1]
+        if not abs(k) < 1:
             return np.zeros_like(r), np.inf
-        logdet += np.log(v)
-    x, n, lag = np.append(1.0, -phi) / v, len(r), np.arange(len(r))
-    plain, rising = (signal.correlate(x, a, method="fft")[n - 1 :] for a in (x, lag * x))
-    sums = v * ((n - lag) * plain - 2 * rising)
-    return np.where(lag > 0, 2, 1) * sums, float(logdet)
+        phi = np.append(phi - k * phi[::-1], k)
+        variances.append(variances[-1] * (1 - k * k))
+    N, lag, x = len(r), np.arange(len(r)), np.append(1.0, -phi) / variances[-1]
+    plain, rising = (np.correlate(x, a, "full")[N - 1 :] for a in (x, lag * x))
+    sums = variances[-1] * ((N - lag) * plain - 2 * rising)
+    return np.where(lag > 0, 2, 1) * sums, float(np.log(variances).sum())

@@ -176,7 +176,7 @@ def test_planted_draws_on_a_short_circle():
 @pytest.mark.parametrize("precision", ["float32", "float64"])
 def test_log_density_is_that_of_a_dense_gaussian(hurst, precision):
     scale, dt, N = 2.5, 0.3, 300
-    H, same = single(hurst)
+    _, same = single(hurst)
     covariance = scale**2 * linalg.toeplitz(fractional_noise(same, N, dt))
     x = np.linalg.cholesky(covariance) @ np.random.default_rng(1).normal(size=N)
     x = np.float64(np.float32(x))

@@ -84,6 +84,17 @@ def test_evidence_of_the_bank_is_that_of_fractional_motion(num):
 
 
 @pytest.mark.parametrize("num", OBSERVED)
+def test_evidence_in_float32_has_the_slope_in_hurst_of_float64(num):
+    hursts = np.float32((0.1, 0.33, 0.7, 0.9))
+    slope = jax.jit(jax.vmap(jax.grad(evidence), (0, None)))(hursts, observations(N, N // num, 0.1)[0])
+    with jax.enable_x64(True):
+        sites = observations(N, N // num, 0.1)[0]
+        double = jax.vmap(evidence, (0, None))
+        exact = (double(hursts + np.float64(1e-5), sites) - double(hursts - np.float64(1e-5), sites)) / 2e-5
+    np.testing.assert_allclose(slope, exact, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("num", OBSERVED)
 def test_stored_evidence_is_that_of_exact_increments(num, x64):
     sites, constant = observations(N, N // num, 0.1)
     h, J = block_diagonal(sites)
