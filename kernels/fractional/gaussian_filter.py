@@ -124,7 +124,8 @@ def backward(linear: Linear, sites: Sites, *, checkpoint: bool = False) -> Gains
     Args:
         linear: the model, or its linearisation.
         sites: what is known of x.
-        checkpoint: True stores every sqrt(N)-th information only for a derivative, and makes the others anew.
+        checkpoint: True stores every sqrt(N)-th information only for a derivative and makes the others anew: a third
+            of the memory. It stays O(N), as the matrices and gains of all steps are.
 
     Examples:
         >>> from emberwalk.kernels.fractional import Linear, Sites, backward

@@ -32,6 +32,9 @@ HURSTS = (0.02, 0.1, 0.3, 0.45, 0.5, 0.55, 0.7, 0.83, 0.9, 0.98)
 IRREGULAR = np.cumsum(np.append(0.0, np.random.default_rng(0).exponential(size=80) + 0.02))
 
 
+covariance_of_increments = jax.jit(increment_covariance)
+
+
 def single(hurst):
     """H in float32, and the same number in float64."""
     return jnp.float32(hurst), float(np.float32(hurst))
@@ -71,13 +74,15 @@ def test_planted_second_difference_in_float32_is_far_off(hurst):
 def test_covariance_of_irregular_increments_is_the_double_difference(hurst, x64):
     path = np.asarray(fbm_covariance(IRREGULAR, hurst))
     exact = np.diff(np.diff(path, axis=0), axis=1)
-    np.testing.assert_allclose(increment_covariance(IRREGULAR, hurst), exact, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(covariance_of_increments(IRREGULAR, hurst), exact, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("hurst", HURSTS)
 def test_covariance_of_regular_increments_is_the_autocovariance(hurst, x64):
     exact = linalg.toeplitz(fgn_autocovariance(40, hurst, 0.3))
-    np.testing.assert_allclose(increment_covariance(0.3 * np.arange(41), hurst), exact, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        covariance_of_increments(0.3 * np.arange(41), hurst), exact, rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("hurst", [0.1, 0.3, 0.83])
@@ -88,7 +93,7 @@ def test_density_of_irregular_increments_in_float32_is_that_of_float64(hurst, nu
     ts = np.cumsum(np.append(0.0, rng.exponential(size=num)))
     H, same = single(hurst)
     with jax.enable_x64(True):
-        exact_covariance = np.asarray(increment_covariance(ts, same))
+        exact_covariance = np.asarray(covariance_of_increments(ts, same))
     x = np.linalg.cholesky(exact_covariance) @ rng.normal(size=num)
 
     def density(covariance):
@@ -98,7 +103,7 @@ def test_density_of_irregular_increments_in_float32_is_that_of_float64(hurst, nu
 
     with jax.enable_x64(True):
         exact = density(jnp.asarray(exact_covariance))
-    assert density(increment_covariance(ts, H)) == pytest.approx(exact, abs=0.02)
+    assert density(covariance_of_increments(ts, H)) == pytest.approx(exact, abs=0.02)
 
 
 @pytest.mark.parametrize("hurst", [0.1, 0.5, 0.9])
@@ -136,7 +141,7 @@ def test_the_circle_has_the_covariance_of_the_noise(hurst, x64):
 
 def test_cholesky_has_the_covariance_of_the_increments(x64):
     images = jax.vmap(lambda e: cholesky_increments(e, IRREGULAR[:9], 0.3))(jnp.eye(8))
-    np.testing.assert_allclose(images.T @ images, increment_covariance(IRREGULAR[:9], 0.3), atol=1e-10)
+    np.testing.assert_allclose(images.T @ images, covariance_of_increments(IRREGULAR[:9], 0.3), atol=1e-10)
 
 
 TS = np.array([0.0, 0.1, 0.5, 0.6, 2.0])
@@ -148,7 +153,7 @@ SAMPLERS = {
 
 def exact_moments(ts, hurst):
     with jax.enable_x64(True):
-        covariance = np.asarray(increment_covariance(ts, hurst))
+        covariance = np.asarray(covariance_of_increments(ts, hurst))
     return np.append(np.zeros(len(covariance)), covariance[np.triu_indices(len(covariance))])
 
 

@@ -37,6 +37,10 @@ def paper_bridge(coef, hurst, num_steps=200):
     return bridge(coef, weights(coef, hurst), even(num_steps, 2.0), "euler")
 
 
+def over_hursts(fn, *args):
+    return jax.jit(jax.vmap(fn, (0, *[None] * len(args))))(jnp.float32(HURSTS), *args)
+
+
 ONE = (3.389, 1.449, 0.276, 0.071, 0.033)
 INITIAL = (0.041, 0.005, 0.000, 0.006, 0.096)
 LOG_Z = (-0.880, -1.123, -1.230, -1.261, -0.985)
@@ -45,12 +49,15 @@ TEN = (33.94, 14.57, 2.79, 0.64, 0.21)
 
 
 def test_floor_of_the_published_bridge(paper):
+    def floor_and_evidence(hurst, sites):
+        linear = paper_bridge(paper, hurst)
+        return control_floor(linear, sites), backward(linear, sites).log_evidence
+
     sites, constant = observations(200, 200, 0.1)
-    floors = [control_floor(paper_bridge(paper, H), sites) for H in HURSTS]
-    np.testing.assert_allclose([f.path for f in floors], ONE, rtol=0, atol=0.002)
-    np.testing.assert_allclose([f.initial for f in floors], INITIAL, rtol=0, atol=0.002)
-    evidence = [backward(paper_bridge(paper, H), sites).log_evidence + constant for H in HURSTS]
-    np.testing.assert_allclose(evidence, LOG_Z, rtol=0, atol=0.002)
+    floors, evidence = over_hursts(floor_and_evidence, sites)
+    np.testing.assert_allclose(floors.path, ONE, rtol=0, atol=0.002)
+    np.testing.assert_allclose(floors.initial, INITIAL, rtol=0, atol=0.002)
+    np.testing.assert_allclose(evidence + constant, LOG_Z, rtol=0, atol=0.002)
 
 
 @pytest.mark.parametrize(
@@ -58,15 +65,17 @@ def test_floor_of_the_published_bridge(paper):
 )
 def test_floor_with_other_steps_and_more_observations(paper, num_steps, every, stored):
     sites, _ = observations(num_steps, every, 0.1)
-    floors = [control_floor(paper_bridge(paper, H, num_steps), sites).path for H in HURSTS]
-    np.testing.assert_allclose(floors, stored, rtol=0, atol=0.0051)
+    floors = over_hursts(lambda H, sites: control_floor(paper_bridge(paper, H, num_steps), sites), sites)
+    np.testing.assert_allclose(floors.path, stored, rtol=0, atol=0.0051)
 
 
 def test_floor_of_the_default_bridge():
     sites, _ = observations(200, 200, 0.1)
     coef = default_coefficients()
-    floors = [control_floor(bridge(coef, weights(coef, H), even(200)), sites).path for H in HURSTS]
-    np.testing.assert_allclose(floors, (9.3, 1.1, 0.13, 0.05, 0.02), rtol=0.1)
+    floors = over_hursts(
+        lambda H, sites: control_floor(bridge(coef, weights(coef, H), even(200)), sites), sites
+    )
+    np.testing.assert_allclose(floors.path, (9.3, 1.1, 0.13, 0.05, 0.02), rtol=0.1)
 
 
 def elbos(paper, hurst, scale=1.0):
@@ -97,9 +106,8 @@ def test_the_best_control_is_at_its_floor(paper, hurst):
     assert_exact(z_scores(draws, exact))
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5])
-def test_planted_weaker_control_is_below(paper, scale):
-    draws, exact = elbos(paper, 0.3, scale)
+def test_planted_weaker_control_is_below(paper):
+    draws, exact = elbos(paper, 0.3, 0.5)
     assert_caught(z_scores(draws, exact))
     assert draws.mean() < exact
 

@@ -159,9 +159,8 @@ def test_in_parallel_the_path_is_the_same(dts):
     factors, w = bank_step(coef.rates, dts), weights(coef, jnp.array([0.2, 0.8, 0.4]))
     e = random.normal(random.key(0), (24, 3, factors.noise_factor.shape[-1]))
     state = init(coef, random.normal(random.key(1), (3, 8)))
-    for slow, fast in zip(
-        bank_path(state, e, factors, w), bank_path(state, e, factors, w, parallel=True), strict=True
-    ):
+    path = jax.jit(bank_path, static_argnames="parallel")
+    for slow, fast in zip(*(path(state, e, factors, w, parallel=p) for p in (False, True)), strict=True):
         assert slow.shape == fast.shape
         np.testing.assert_allclose(slow, fast, atol=2e-5)
 
