@@ -11,9 +11,6 @@ What a reader would get wrong: m and s are part of the model, not of what is lea
 module they would become latent sites, `net/mean` with a prior of its own; as tuples they are static.
 """
 
-import hashlib
-import io
-from importlib import resources
 from typing import NamedTuple
 
 import equinox as eqx
@@ -26,6 +23,7 @@ from jaxtyping import Array, Float, Key
 from numpy.typing import NDArray
 from numpyro.contrib.module import random_eqx_module
 
+from ..kernels.shipped import check_arrays, shipped_arrays
 from .networks import Prior, mlp, scaled_normal
 
 __all__ = ["DistancePotential", "Ethanol", "Geometries", "force_matching", "load_ethanol"]
@@ -219,15 +217,7 @@ def load_ethanol() -> Ethanol:
         >>> data.train.forces.shape, data.hot.energies.shape, data.species.tolist()
         ((1000, 9, 3), (500,), [6, 6, 8, 1, 1, 1, 1, 1, 1])
     """
-    raw = (resources.files(__package__) / "data" / "ethanol_gfn2.npz").read_bytes()
-    digest = hashlib.sha256(raw).hexdigest()
-    if digest != _ETHANOL_SHA256:
-        raise ValueError(
-            f"ethanol_gfn2.npz has SHA-256 {digest}, not {_ETHANOL_SHA256}: the file was changed or cut short. "
-            "Install emberwalk anew."
-        )
-    with np.load(io.BytesIO(raw)) as file:
-        arrays = dict(file)
+    arrays = shipped_arrays(__package__, "data/ethanol_gfn2.npz", _ETHANOL_SHA256)
     _check_arrays(arrays)
     parts = {
         name: Geometries(*(arrays[field][arrays["split"] == number] for field in Geometries._fields))
@@ -256,6 +246,4 @@ def _check_arrays(arrays: dict[str, NDArray]) -> None:
         "split": (byte, (num,)),
         "species": (byte, (_NUM_ATOMS,)),
     }
-    found = {name: (array.dtype, array.shape) for name, array in arrays.items()}
-    if found != expected:
-        raise ValueError(f"ethanol_gfn2.npz holds {found}, but {expected} is needed.")
+    check_arrays("ethanol_gfn2.npz", arrays, expected)

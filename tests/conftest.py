@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Two workers on two cores: threads of BLAS, which xdist's workers would start, only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # The processes that the tests start, xdist's workers too: without bytecode each parses all of JAX anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 

@@ -1,0 +1,292 @@
+"""The exact posterior of the noises of a linear model with Gaussian sites: information backward, draws forward.
+
+    z_0 = c + L b,   z+ = M z + c + L e,   b, e ~ N(0, I);   a site is exp(h'x - x'J x / 2) at x = z[:d] (1)
+    log beta(z) = k + v'z - z'P z / 2, of all sites to come; from P = v = k = 0 at the end, backward:    (2)
+        P += E J E',  v += E h                                    (a site; E embeds x in z)
+        u = v - P c,  S = I + L'P L = C C',  G = -S^-1 L'P M,  m = S^-1 L'u
+        k += v'c - c'P c / 2 - log det C + |C^-1 L'u|^2 / 2
+        v <- M'(u - P L m),   P <- (M + L G)' P (M + L G) + G'G
+    e | z ~ N(m + G z, S^-1):   e = m + G z + C'^-1 xi,   xi ~ N(0, I)                                   (3)
+    log q(e | z) = log det C - (|xi|^2 + r log 2 pi) / 2                                                 (4)
+
+The start is a step with M = 0, and k after it the log evidence. (3) is the exact posterior: log p(sites, e) - log q(e)
+is the log evidence for every single draw. Where the model's own step is not linear, (1) is its linearisation, (3)
+is run on the step itself, and what the draws of that difference vary by says how good the guide is.
+
+What a reader would get wrong: the site of time n + 1 enters before the step from n to n + 1 is taken back. And a
+guide that shifts the noise but leaves its variance at I has a floor on its gap (`girsanov.control_floor`).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax, random
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jaxtyping import Array, Float, Key, PyTree
+
+type Point = Float[Array, " n"]
+type Noise = Float[Array, " r"]
+type Start = Callable[[Float[Array, " r0"]], Point]
+type Step = Callable[[Point, Noise, PyTree[Array]], Point]
+type Shift = Callable[[Point, PyTree[Array]], Noise]
+
+
+class Sites(NamedTuple):
+    """Gaussian factors exp(h'x - x'J x / 2) of the times 0, ..., N; zeros where nothing is seen.
+
+    Attributes:
+        h: `[N + 1, d]`; y / s^2 for an observation y with sd s.
+        J: `[N + 1, d, d]`, symmetric, no eigenvalue below 0; 1 / s^2.
+    """
+
+    h: Float[Array, "N+1 d"]
+    J: Float[Array, "N+1 d d"]
+
+
+class Linear(NamedTuple):
+    """The model of equation (1); x is the first d entries of z.
+
+    Attributes:
+        M: `[N, n, n]`.
+        c: `[N, n]`.
+        L: `[N, n, r]`.
+        start_mean: c of the start, `[n]`: x_0, or its mean, and 0 for the bank.
+        start_factor: L of the start, `[n, r0]`: the bank's `initial_factor`, and the sd of x_0 where it is random.
+    """
+
+    M: Float[Array, "N n n"]
+    c: Float[Array, "N n"]
+    L: Float[Array, "N n r"]
+    start_mean: Float[Array, " n"]
+    start_factor: Float[Array, "n r0"]
+
+
+class Gain(NamedTuple):
+    """Law of the noise of one step given z, equation (3); of all steps with a leading axis N.
+
+    Attributes:
+        m: `[r]`.
+        G: `[r, n]`.
+        chol: C, `[r, r]`, lower, of the *inverse* covariance S.
+    """
+
+    m: Float[Array, "*N r"]
+    G: Float[Array, "*N r n"]
+    chol: Float[Array, "*N r r"]
+
+
+class Information(NamedTuple):
+    """log beta(z) = k + v'z - z'P z / 2."""
+
+    P: Float[Array, "n n"]
+    v: Float[Array, " n"]
+    k: Float[Array, ""]
+
+
+class Gains(NamedTuple):
+    """The guide.
+
+    Attributes:
+        start: law of b; its G is 0.
+        steps: laws of e_0, ..., e_{N-1}.
+        info: of all sites, at time 0.
+        log_evidence: log of the expected product of all sites; constants of the sites are the caller's.
+    """
+
+    start: Gain
+    steps: Gain
+    info: Information
+    log_evidence: Float[Array, ""]
+
+
+class Draw(NamedTuple):
+    """What `simulate` returns.
+
+    Attributes:
+        b: noise of the start, `[r0]`.
+        e: noises of the steps, `[N, r]`.
+        z: the path, `[N + 1, n]`.
+        log_prob: log q(b, e).
+    """
+
+    b: Float[Array, " r0"]
+    e: Float[Array, "N r"]
+    z: Float[Array, "N+1 n"]
+    log_prob: Float[Array, ""]
+
+
+def backward(linear: Linear, sites: Sites, *, checkpoint: bool = False) -> Gains:
+    """Equation (2), in O(N n^3).
+
+    Args:
+        linear: the model, or its linearisation.
+        sites: what is known of x.
+        checkpoint: True stores every sqrt(N)-th information only for a derivative and makes the others anew: a third
+            of the memory. It stays O(N), as the matrices and gains of all steps are.
+
+    Examples:
+        >>> from emberwalk.kernels.fractional import Linear, Sites, backward
+        >>> one = jnp.ones((1, 1, 1))
+        >>> walk = Linear(one, jnp.zeros((1, 1)), one, jnp.zeros(1), jnp.zeros((1, 1)))
+        >>> y_is_2 = Sites(jnp.array([[0.0], [2.0]]), jnp.array([[[0.0]], [[1.0]]]))
+        >>> round(float(backward(walk, y_is_2).steps.m[0, 0]), 4)  # half of what is seen, with unit noise on both
+        1.0
+    """
+    zero, size = jnp.zeros_like(linear.start_mean), len(linear.start_mean)
+    nothing = Information(jnp.zeros((size, size), zero.dtype), zero, jnp.zeros((), zero.dtype))
+
+    def take_back(info: Information, inputs):
+        matrices, h, J = inputs
+        return _take_back(_absorb(info, h, J), *matrices)
+
+    inputs = (linear[:3], sites.h[1:], sites.J[1:])
+    info, steps = _scan_back(take_back, nothing, inputs, checkpoint)
+    info = _absorb(info, sites.h[0], sites.J[0])
+    final, start = _take_back(info, jnp.zeros_like(info.P), linear.start_mean, linear.start_factor)
+    return Gains(start, steps, info, final.k)
+
+
+def simulate(
+    key: Key[Array, ""],
+    gains: Gains,
+    start: Start,
+    step: Step,
+    inputs: PyTree[Array] = None,
+    shift: Shift | None = None,
+) -> Draw:
+    """A draw of the noises from the guide, equation (3), and the path that they drive.
+
+    Args:
+        key: of the draw.
+        gains: from `backward`.
+        start: b -> z_0, the model's own.
+        step: (z, e, inputs of the step) -> z+, the model's own.
+        inputs: of all steps, leading axis N.
+        shift: (z, inputs of the step) -> what is added to m + G z, `[r]`: a residual to be learnt.
+
+    Examples:
+        >>> from emberwalk.kernels.fractional import Linear, Sites, backward, simulate
+        >>> one = jnp.ones((1, 1, 1))
+        >>> walk = Linear(one, jnp.zeros((1, 1)), one, jnp.zeros(1), jnp.zeros((1, 1)))
+        >>> gains = backward(walk, Sites(jnp.zeros((2, 1)), jnp.zeros((2, 1, 1))))
+        >>> draw = simulate(random.key(0), gains, lambda b: jnp.zeros(1), lambda z, e, _: z + e)
+        >>> draw.z.shape
+        (2, 1)
+    """
+    key_start, key_steps = random.split(key)
+    xi0 = random.normal(key_start, gains.start.m.shape, gains.start.m.dtype)
+    xi = random.normal(key_steps, gains.steps.m.shape, gains.steps.m.dtype)
+    b = gains.start.m + _whiten_back(gains.start.chol, xi0)
+    # all that does not need z is done for all steps at once
+    base = gains.steps.m + _whiten_back(gains.steps.chol, xi)
+    z0 = start(b)
+
+    def advance(z: Point, step_inputs):
+        base, G, inputs = step_inputs
+        e = base + G @ z + (0.0 if shift is None else shift(z, inputs))
+        z = step(z, e, inputs)
+        return z, (z, e)
+
+    _, (z, e) = lax.scan(advance, z0, (base, gains.steps.G, inputs))
+    log_prob = _log_prob(gains.start.chol, xi0) + _log_prob(gains.steps.chol, xi)
+    return Draw(b, e, jnp.concatenate([z0[None], z]), log_prob)
+
+
+def log_prob(
+    gains: Gains,
+    start: Start,
+    step: Step,
+    b: Float[Array, " r0"],
+    e: Float[Array, "N r"],
+    inputs: PyTree[Array] = None,
+    shift: Shift | None = None,
+) -> Float[Array, ""]:
+    """log q(b, e), equation (4): what `simulate` gives with its draw, for noises from anywhere.
+
+    Args:
+        gains: from `backward`.
+        start: as for `simulate`.
+        step: as for `simulate`.
+        b: noise of the start, `[r0]`.
+        e: noises of the steps, `[N, r]`.
+        inputs: as for `simulate`.
+        shift: as for `simulate`.
+
+    Examples:
+        >>> from emberwalk.kernels.fractional import Linear, Sites, backward, log_prob
+        >>> one = jnp.ones((1, 1, 1))
+        >>> walk = Linear(one, jnp.zeros((1, 1)), one, jnp.zeros(1), jnp.zeros((1, 1)))
+        >>> gains = backward(walk, Sites(jnp.zeros((2, 1)), jnp.zeros((2, 1, 1))))
+        >>> z0, add = (lambda b: jnp.zeros(1)), (lambda z, e, _: z + e)
+        >>> round(float(log_prob(gains, z0, add, jnp.zeros(1), jnp.zeros((1, 1)))), 4)  # two standard normals
+        -1.8379
+    """
+
+    def advance(z: Point, step_inputs):
+        m, G, e, inputs = step_inputs
+        mean = m + G @ z + (0.0 if shift is None else shift(z, inputs))
+        return step(z, e, inputs), mean
+
+    _, means = lax.scan(advance, start(b), (gains.steps.m, gains.steps.G, e, inputs))
+    xi0 = b - gains.start.m
+    return _log_prob(gains.start.chol, _whiten(gains.start.chol, xi0)) + _log_prob(
+        gains.steps.chol, _whiten(gains.steps.chol, e - means)
+    )
+
+
+def _absorb(info: Information, h: Float[Array, " d"], J: Float[Array, "d d"]) -> Information:
+    """A site on the first d entries of z."""
+    d = h.shape[0]
+    return info._replace(P=info.P.at[:d, :d].add(J), v=info.v.at[:d].add(h))
+
+
+def _take_back(info: Information, M: Array, c: Array, L: Array) -> tuple[Information, Gain]:
+    """One step of equation (2), from after the step to before it."""
+    P, v, k = info
+    PL, u = P @ L, v - P @ c
+    chol = jnp.linalg.cholesky(jnp.eye(L.shape[1], dtype=P.dtype) + L.T @ PL)
+    seen = L.T @ u
+    m, G = cho_solve((chol, True), seen), -cho_solve((chol, True), PL.T @ M)
+    k = k + v @ c - c @ P @ c / 2 - jnp.sum(jnp.log(jnp.diagonal(chol))) + seen @ m / 2
+    closed = M + L @ G
+    P = closed.T @ P @ closed + G.T @ G
+    return Information((P + P.T) / 2, M.T @ (u - PL @ m), k), Gain(m, G, chol)
+
+
+def _scan_back(body: Callable, carry: Information, inputs: PyTree[Array], checkpoint: bool):
+    """A reverse scan; checkpointed, one of sqrt(N) scans, of which a derivative stores the ends."""
+    num = jax.tree.leaves(inputs)[0].shape[0]
+    size = math.isqrt(num)
+    if not checkpoint or size < 2:
+        return lax.scan(body, carry, inputs, reverse=True)
+    rest = num % size
+    early = jax.tree.map(lambda x: x[:rest], inputs)
+    late = jax.tree.map(lambda x: x[rest:].reshape(-1, size, *x.shape[1:]), inputs)
+
+    @jax.checkpoint
+    def segment(carry, inputs):
+        return lax.scan(body, carry, inputs, reverse=True)
+
+    carry, late_out = lax.scan(segment, carry, late, reverse=True)
+    carry, early_out = segment(carry, early)
+    join = lambda a, b: jnp.concatenate([a, b.reshape(-1, *b.shape[2:])])  # noqa: E731
+    return carry, jax.tree.map(join, early_out, late_out)
+
+
+def _whiten(chol: Float[Array, "*N r r"], e: Float[Array, "*N r"]) -> Float[Array, "*N r"]:
+    """xi = C'e."""
+    return jnp.einsum("...ij,...i->...j", chol, e)
+
+
+def _whiten_back(chol: Float[Array, "*N r r"], xi: Float[Array, "*N r"]) -> Float[Array, "*N r"]:
+    """e = C'^-1 xi."""
+    return solve_triangular(chol, xi[..., None], lower=True, trans=1)[..., 0]
+
+
+def _log_prob(chol: Float[Array, "*N r r"], xi: Float[Array, "*N r"]) -> Float[Array, ""]:
+    """Equation (4), over all steps."""
+    logdet = jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)))
+    return logdet - (jnp.sum(xi**2) + xi.size * math.log(2 * math.pi)) / 2
