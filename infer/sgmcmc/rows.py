@@ -198,14 +198,16 @@ def check_not_given(data: HostRows | None, model_kwargs: Mapping[str, Any]) -> N
         raise ValueError(f"HostRows passes {doubled} to the model: leave them out of run.")
 
 
-def batches_of(rows: Rows, keys: Key[Array, " K"], order_key: Key[Array, ""], before: Int[Array, ""]) -> Any:
-    """Batches of steps that follow each other, one for each key; a leading axis over them."""
+def batches_of(
+    rows: Rows, key: Key[Array, ""], order_key: Key[Array, ""], before: Int[Array, ""], number: int
+) -> Any:
+    """Batches of as many steps that follow each other; a leading axis over them."""
 
     def drawn(j: Int[Array, ""]) -> Any:
-        return rows.indices(keys[j], order_key, before + j)
+        return rows.indices(random.fold_in(key, j), order_key, before + j)
 
-    # one after the other: what is a loop to the compiler is one kernel, a batch of keys is ten, 0.4 MB each
-    return rows.fetch(lax.map(drawn, jnp.arange(len(keys))))
+    # one after the other, their keys too: what is a loop to the compiler is one kernel, a batch of keys is ten
+    return rows.fetch(lax.map(drawn, jnp.arange(number)))
 
 
 def even_reads(num_steps: Any, at_once: int) -> int:

@@ -170,7 +170,7 @@ def measured(
         return bound.target.derivatives(z, weights, batch)[0]
 
     zero = jnp.zeros((), jnp.int32)
-    gradients = probe(gradient, batches_of(rows, random.split(key_batches, _GRADIENTS), key_batches, zero))
+    gradients = probe(gradient, batches_of(rows, key_batches, key_batches, zero, _GRADIENTS))
     moment = jax.tree.map(lambda g: jnp.mean(g**2, 0), gradients)
     state = algorithm.init(key_state, z, temperature)
     state = algorithm.adapt(state, moment) if algorithm.preconditioned else state
