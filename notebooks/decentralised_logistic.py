@@ -203,7 +203,7 @@ table.map(lambda value: f"{value:.2g}")
 # ## Three regimes
 #
 # Which of the two is faster, the history or the steps, decides what $\alpha$ is worth: $1/\alpha^2$, $1/\alpha$, or
-# nothing. The limits are far away, so the curves are those of `sa_covariance` after $n$ steps; dots are 400 runs each
+# nothing. The limits are far away, so the curves are those of `sa_covariance` after $n$ steps; dots are 1000 runs each
 # of a token that estimates a mean over five nodes.
 
 # %%
@@ -243,6 +243,9 @@ for a, colour in {0.75: "#1f7a8c", 0.9: "#d1603d", 1.0: "#6a5a8c"}.items():
 base = sa_covariance(P_house, np.ones(5), 0.0, centred[:, None], one, 0.75, b, n=steps)[0, 0]
 ax.axhline(base, color="0.5", linestyle=":", label="alpha = 0")
 ax.set(xscale="log", yscale="log", xlabel="repellence alpha", ylabel="n^.9 x mean square error")
+ax.set_xticks(alphas, [f"{alpha:g}" for alpha in alphas], minor=False)
+ax.set_yticks([0.2, 0.5, 1, 2, 4], ["0.2", "0.5", "1", "2", "4"], minor=False)
+ax.minorticks_off()
 ax.set_title(f"The faster the history, the more alpha is worth (b = {b}, n = {steps:,})", loc="left")
 _ = ax.legend(frameon=False)
 

@@ -116,7 +116,7 @@ def mean_square(mcmc, method):
     return float(np.mean((support_average(mcmc, use, method=method).per_chain - exact) ** 2))
 
 
-num_chains = 4 if SMALL else 64
+num_chains = 4 if SMALL else 32
 rows = {}
 for alpha in (0.0, 5.0, 20.0):
     mcmc = walk(X, y, num_chains, alpha=alpha, key=1)
