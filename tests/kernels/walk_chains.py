@@ -36,6 +36,17 @@ def counted(counts: Weights, mu: Weights, prior: float) -> Weights:
     return (counts + prior * len(mu) * mu / mu.sum()) / mu
 
 
+def weighted(x: Weights, j: int, step: int, exponent: float) -> Weights:
+    """A histogram that forgets, after its visit number `step`: equation (3) of `history.py`."""
+    gamma = (step + 1.0) ** -exponent
+    return (1 - gamma) * x + gamma * (np.arange(len(x)) == j)
+
+
+def lazily(P: Weights, lazy: float) -> Weights:
+    """Equation (3) of `row_table.py`."""
+    return (1 - lazy) * P + lazy * np.eye(len(P))
+
+
 def row_of_srrw(P: Weights, z: Weights, alpha: float, i: int) -> Weights:
     """Equation (1) of `srrw.py`."""
     weights = P[i] * z**-alpha
@@ -49,13 +60,13 @@ def row_of_hdt_moves(P: Weights, z: Weights, alpha: float, i: int) -> Weights:
     return row
 
 
-def row_of_hdt(graph: Graph, mu: Weights) -> Callable:
-    """Equation (2) of `hdt.py`, for uniform proposals."""
+def row_of_hdt(graph: Graph, mu: Weights, lazy: float = 0.0) -> Callable:
+    """Equation (2) of `hdt.py`, for uniform proposals; lazy beside that."""
     adjacency, degree = graph.adjacency().toarray(), graph.degree.astype(float)
 
     def row(z, alpha, i):
         r = mu * z**-alpha
-        moves = adjacency[i] / degree[i] * np.minimum(1, r * degree[i] / (r[i] * degree))
+        moves = (1 - lazy) * adjacency[i] / degree[i] * np.minimum(1, r * degree[i] / (r[i] * degree))
         moves[i] = 1 - moves.sum()
         return moves
 
