@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from emberwalk.kernels.walk import Graph, RowTable, from_edges
+from emberwalk.kernels.walk import Graph, RowTable, dense_transition, from_edges
 from emberwalk.kernels.walk.row_table import rows_of
 
 type Weights = NDArray[np.float64]
@@ -29,6 +29,18 @@ def table_of(graph: Graph, P: Weights) -> RowTable:
 
 
 P5_TABLE = table_of(P5_GRAPH, P5)
+
+
+def random_chain(seed: int) -> tuple[Graph, Weights, Weights]:
+    """A graph of 4 to 8 nodes, its Metropolis chain for a random target, and that target."""
+    rng = np.random.default_rng(seed)
+    num = int(rng.integers(4, 9))
+    ring = [(i, (i + 1) % num) for i in range(num)]
+    chords = [
+        (i, j) for i in range(num) for j in range(i + 2, num) if rng.random() < 0.3 and (i, j) != (0, num - 1)
+    ]
+    graph, mu = from_edges(ring + chords), rng.random(num) + 0.1
+    return graph, dense_transition(graph, np.log(mu)), mu / mu.sum()
 
 
 def counted(counts: Weights, mu: Weights, prior: float) -> Weights:
