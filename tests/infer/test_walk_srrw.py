@@ -3,7 +3,6 @@
 from functools import cache
 from itertools import product
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -16,8 +15,7 @@ from emberwalk.infer import SRRW, diagnose, streamed, support_average, to_datatr
 from emberwalk.infer.walk.support import visited_states
 from emberwalk.kernels.walk import Growth
 from emberwalk.models import g_prior_selection, ising
-from tests.kernels.walk_chains import count_z, path_codes, path_law
-from tests.statistics import assert_caught, assert_exact, optimised, z_scores
+from tests.statistics import assert_exact, optimised, z_scores
 
 
 def walked(kernel, *args, num_warmup=10, num_samples=200, num_chains=4, key=0, **options):
@@ -34,71 +32,13 @@ def walked(kernel, *args, num_warmup=10, num_samples=200, num_chains=4, key=0, *
     return mcmc
 
 
-# Paths
+# Supports
 
 
 def two_sites():
     a = numpyro.sample("a", dist.Categorical(jnp.array([0.2, 0.5, 0.3])))
     b = numpyro.sample("b", dist.Bernoulli(0.4))
     numpyro.factor("tied", 0.8 * a * b)
-
-
-MU = np.array(
-    [
-        p * q * np.exp(0.8 * a * b)
-        for (a, p), (b, q) in product(enumerate([0.2, 0.5, 0.3]), enumerate([0.6, 0.4]))
-    ]
-)
-STATES = np.array(list(product(range(3), range(2))))
-
-
-def row(base, alpha, counts, i):
-    """Law of the next state: a coordinate drawn uniformly, then (2) or (3) of `site_walk.py`."""
-    tilted = MU * ((counts + 1) / MU) ** -alpha
-    law = np.zeros(6)
-    for d in range(2):
-        near = np.flatnonzero((np.delete(STATES, d, 1) == np.delete(STATES[i], d)).all(1))
-        if base == "gibbs":
-            law[near] += tilted[near] / tilted[near].sum() / 2
-        else:
-            others = near[near != i]
-            moves = np.minimum(1, tilted[others] / tilted[i]) / len(others) / 2
-            law[others] += moves
-            law[i] += 0.5 - moves.sum()
-    return law
-
-
-def add_visit(counts, j, step):
-    return counts + (np.arange(6) == j)
-
-
-@pytest.mark.parametrize("base", ["gibbs", "mh"])
-@pytest.mark.parametrize("history_size", ["auto", 16], ids=["counts", "table"])
-def test_walk_srrw_paths_have_their_exact_law(base, history_size):
-    alpha, start, replicas = 5.0, 3, 200_000
-    kernel = SRRW(two_sites, alpha, base=base, guard=None, history_size=history_size, steps_per_draw=1)
-    values = {"a": jnp.array(STATES[start][0]), "b": jnp.array(STATES[start][1])}
-
-    def path(key):
-        state = kernel.init(key, 0, values, model_args=(), model_kwargs={})
-
-        def move(state, _):
-            state = kernel.sample(state, (), {})
-            return state, 2 * state.x[0] + state.x[1]
-
-        return jax.lax.scan(move, state, None, 4)[1]
-
-    with optimised():
-        codes = path_codes(
-            np.asarray(jax.jit(jax.vmap(path))(random.split(random.key(1), replicas)), np.int64), 6
-        )
-    exact = path_law(lambda counts, i: row(base, alpha, counts, i), np.zeros(6), add_visit, start, 4)
-    assert_exact(count_z(codes, exact))
-    other = path_law(lambda counts, i: row(base, 1.0, counts, i), np.zeros(6), add_visit, start, 4)
-    assert_caught(count_z(codes, other))
-
-
-# Supports
 
 
 def mixed_supports():

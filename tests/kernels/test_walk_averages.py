@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax, random
+from jax import random
 
 from emberwalk.kernels.walk import (
     Growth,
     asymptotic_covariance,
-    dense_transition,
     hdt_graph,
     row_table,
     srrw,
@@ -98,47 +97,6 @@ def test_walk_bias_is_small_with_rows_and_large_with_the_history_driven_target()
 def test_walk_growth_takes_the_error_to_one_over_n():
     counts = counts_of(srrw(KARATE, alpha=Growth(1.0)), 20_000, CHAINS)
     assert traces(counts, np.full(34, 1 / 34)).mean() < 0.007
-
-
-def by_hand(walk: Walk, step, num: int, seed: int = 3):
-    """The path of a walk and of a loop in numpy, from the same random words."""
-    bits = random.bits(random.key(seed), (num, walk.num_words), jnp.uint32)
-
-    def advance(state, words):
-        state, _ = walk.advance(state, words)
-        return state, state.node
-
-    path = np.asarray(jax.jit(lambda: lax.scan(advance, walk.init(0), bits)[1])())
-    node, ours = 0, []
-    uniforms = (np.asarray(bits) >> 8) * 2.0**-24
-    for words, u in zip(np.asarray(bits), uniforms, strict=True):
-        node = step(node, words, u)
-        ours.append(node)
-    return path, np.array(ours)
-
-
-def row_step(P):
-    def step(i, words, u):
-        order = np.append(KARATE.indices[KARATE.indptr[i] : KARATE.indptr[i + 1]], i)
-        return order[np.searchsorted(np.cumsum(P[i, order]), u[0], side="right")]
-
-    return step
-
-
-def metropolis_step(i, words, u):
-    j = KARATE.indices[KARATE.indptr[i] + words[0] % KARATE.degree[i]]
-    return j if u[1] < KARATE.degree[i] / KARATE.degree[j] else i
-
-
-@pytest.mark.parametrize("method", ["srrw", "hdt"])
-def test_walk_without_repellence_is_the_base_chain_step_by_step(method):
-    walk, step = (
-        (srrw(KARATE, alpha=0.0, chunk=8), row_step(dense_transition(KARATE)))
-        if method == "srrw"
-        else (hdt_graph(KARATE, alpha=0.0), metropolis_step)
-    )
-    ours, by_loop = by_hand(walk, step, 500)
-    np.testing.assert_array_equal(ours, by_loop)
 
 
 RIGHT = srrw(KARATE, alpha=5.0, chunk=32)

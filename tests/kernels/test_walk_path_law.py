@@ -44,7 +44,7 @@ ALPHAS = (1.0, 5.0)
 STEPS, MANY_STEPS = 4, 6  # a history that forgets is more than its counts: from the fifth step on it shows
 COUNTS = np.array([3, 0, 1, 2, 1])
 EARLIER = (3, 0, 3, 2)  # visits of a token before its first step
-GAMMA, LAZY, START = 0.75, 0.3, 1
+GAMMA, LAZY, START, TINY = 0.75, 0.3, 1, 1e-8
 
 
 class Case(NamedTuple):
@@ -53,6 +53,7 @@ class Case(NamedTuple):
     walk: Walk
     mu: Weights
     row: Callable
+    prior: float = 1.0
 
 
 UNIFORM, LOG_STAR, LOG_P5 = np.ones(4), np.log(STAR_MU), np.log(P5_MU)
@@ -69,6 +70,10 @@ CASES = {
         srrw(STAR, LOG_STAR, chunk=2, lazy=LAZY),
         STAR_MU, partial(row_of_srrw, lazily(dense_transition(STAR, LOG_STAR), LAZY)),
     ),
+    "srrw, tiny prior": lambda: Case(
+        srrw(STAR, LOG_STAR, chunk=2, prior=TINY),
+        STAR_MU, partial(row_of_srrw, dense_transition(STAR, LOG_STAR)), TINY,
+    ),
     "hdt, uniform": lambda: Case(hdt_graph(STAR), UNIFORM, row_of_hdt(STAR, UNIFORM)),
     "hdt, target": lambda: Case(hdt_graph(STAR, LOG_STAR), STAR_MU, row_of_hdt(STAR, STAR_MU)),
     "hdt, table": lambda: Case(
@@ -78,6 +83,7 @@ CASES = {
     "hdt, lazy target": lambda: Case(
         hdt_graph(STAR, LOG_STAR, lazy=LAZY), STAR_MU, row_of_hdt(STAR, STAR_MU, LAZY)
     ),
+    "hdt, tiny prior": lambda: Case(hdt_graph(STAR, prior=TINY), UNIFORM, row_of_hdt(STAR, UNIFORM), TINY),
     "hdt, lazy table": lambda: Case(
         hdt_graph(P5_GRAPH, LOG_P5, base=P5_TABLE, lazy=LAZY), P5_MU, partial(row_of_hdt_moves, lazily(P5, LAZY))
     ),
@@ -115,7 +121,7 @@ def started(walk: Walk, counts: Weights | None = None) -> WalkState:
 
 def exact_law(case: Case, alpha: float, counts: Weights) -> np.ndarray:
     def row(counts, i):
-        return case.row(counted(counts, case.mu, 1.0), alpha, i)
+        return case.row(counted(counts, case.mu, case.prior), alpha, i)
 
     def record(counts, j, step):
         return counts + (np.arange(len(counts)) == j)
