@@ -104,7 +104,7 @@ def _log_z(
     count: Int[Array, "*n"], log_mu: Float[Array, "*n"], prior: Float[Array, ""]
 ) -> Float[Array, "*n"]:
     """log(c / mu + kappa), whose c may be 0 and whose 1 / mu no float32."""
-    return jnp.logaddexp(jnp.log(count) - log_mu, jnp.log(prior))
+    return jnp.logaddexp(jnp.log(count.astype(float)) - log_mu, jnp.log(prior))  # of an int32: a float32
 
 
 def dense_history(num_states: int, prior: float = 1.0) -> DenseHistory:

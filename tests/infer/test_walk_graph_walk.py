@@ -91,9 +91,8 @@ def test_walk_graph_walk_of_vectorized_chains_are_those_of_one_each(method):
     assert (np.asarray(together.history.offset) == 0).all()
 
 
-@pytest.mark.filterwarnings(
-    "ignore:Some donated buffers were not usable"
-)  # NumPyro's, under a callable method
+# NumPyro donates a buffer that a callable chain method makes unusable
+@pytest.mark.filterwarnings("ignore:Some donated buffers were not usable")
 @pytest.mark.parametrize("method", ["sequential", "vectorized", jax.vmap])
 def test_walk_graph_walk_reads_a_large_graph_by_reference_and_walks_the_same(monkeypatch, method):
     kernel = GraphWalk(KARATE, "degree", steps_per_draw=5)

@@ -1,7 +1,5 @@
-"""Linear algebra of the walks: rows, stationary laws, their derivative, and every figure of the closed forms."""
+"""Covariances of the walks: every figure of the closed forms, and the recursion of a token."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from networkx import karate_club_graph
@@ -10,65 +8,18 @@ from emberwalk.kernels.walk import (
     RowTable,
     asymptotic_covariance,
     dense_transition,
-    from_edges,
     from_networkx,
     sa_covariance,
     variance_ratio,
 )
-from emberwalk.kernels.walk.theory import modes_of
+from emberwalk.kernels.walk.theory import modes_of, strength
 from emberwalk.models import read_edge_list
-from tests.kernels.walk_chains import P5, P5_F, P5_GRAPH, P5_MU, P5_TABLE, row_of_srrw, table_of
+from tests.kernels.walk_chains import P5, P5_F, P5_GRAPH, P5_MU, P5_TABLE, random_chain, table_of
 
 KARATE = from_networkx(karate_club_graph())
 
 
-def random_chain(seed: int):
-    """A graph of 4 to 8 nodes, a target on it, and its Metropolis chain."""
-    rng = np.random.default_rng(seed)
-    num = int(rng.integers(4, 9))
-    ring = [(i, (i + 1) % num) for i in range(num)]
-    chords = [
-        (i, j) for i in range(num) for j in range(i + 2, num) if rng.random() < 0.3 and (i, j) != (0, num - 1)
-    ]
-    graph, mu = from_edges(ring + chords), rng.random(num) + 0.1
-    return dense_transition(graph, np.log(mu)), mu / mu.sum()
-
-
-CHAINS = {"P5": (P5, P5_MU), **{f"random {seed}": random_chain(seed) for seed in range(5)}}
-
-
-@pytest.mark.parametrize(("P", "mu"), CHAINS.values(), ids=CHAINS)
-def test_walk_rows_are_laws_with_the_stationary_law_of_the_paper(P, mu):
-    rng = np.random.default_rng(7)
-    for alpha in (0.0, 1.0, 5.0):
-        x = rng.dirichlet(np.full(len(mu), 3.0))
-        K = np.array([row_of_srrw(P, x / mu, alpha, i) for i in range(len(mu))])
-        pi = stationary(P, mu, x, alpha)
-        np.testing.assert_allclose(K.sum(1), 1, atol=1e-12)
-        np.testing.assert_allclose(pi[:, None] * K, (pi[:, None] * K).T, atol=1e-16)
-        again = np.array([row_of_srrw(P, 3e4 * x / (2 * mu), alpha, i) for i in range(len(mu))])
-        np.testing.assert_allclose(again, K, atol=1e-10)
-    np.testing.assert_allclose(
-        [row_of_srrw(P, np.ones(len(mu)), 5.0, i) for i in range(len(mu))], P, atol=1e-12
-    )
-    np.testing.assert_allclose(stationary(P, mu, mu, 5.0), mu, atol=1e-14)
-
-
-@pytest.mark.parametrize(("P", "mu"), CHAINS.values(), ids=CHAINS)
-def test_walk_derivative_of_the_stationary_law_is_minus_alpha_one_plus_p(P, mu):
-    with jax.enable_x64(True):
-        slope = np.asarray(
-            jax.jacfwd(lambda x: stationary(jnp.asarray(P), jnp.asarray(mu), x, 2.5))(jnp.asarray(mu))
-        )
-    tangent = np.eye(len(mu)) - 1 / len(mu)
-    np.testing.assert_allclose(slope @ tangent, -2.5 * (np.eye(len(mu)) + P.T) @ tangent, atol=1e-10)
-
-
-def stationary(P, mu, x, alpha):
-    """pi_i[x] prop. to sum_j mu_i P_ij r_i r_j."""
-    r = (x / mu) ** -alpha
-    weights = mu * r * (P @ r)
-    return weights / weights.sum()
+CHAINS = {"P5": (P5, P5_MU), **{f"random {seed}": random_chain(seed)[1:] for seed in range(5)}}
 
 
 @pytest.mark.parametrize(("P", "mu"), CHAINS.values(), ids=CHAINS)
@@ -189,7 +140,7 @@ SETTINGS = {  # method, alpha, a, b: n^b MSE predicted at n = 2e4
 
 
 @pytest.mark.parametrize(("method", "alpha", "a", "b", "figure"), SETTINGS.values(), ids=SETTINGS)
-def test_walk_covariance_of_a_token_after_finitely_many_steps(method, alpha, a, b, figure):
+def test_walk_sa_covariance_after_finitely_many_steps(method, alpha, a, b, figure):
     n, h = 20_000, (P5_F - P5_MU @ P5_F)[:, None]
     scaled = sa_covariance(P5, P5_MU, alpha, h, np.eye(1), a, b, n=n, method=method)[0, 0]
     np.testing.assert_allclose(scaled * (n / (n + 1)) ** b, figure, atol=6e-4)
@@ -208,7 +159,7 @@ LIMITS = {
 
 
 @pytest.mark.parametrize(("method", "alpha", "a", "b", "figure"), LIMITS.values(), ids=LIMITS)
-def test_walk_covariance_of_a_token_in_the_limit_has_three_regimes(method, alpha, a, b, figure):
+def test_walk_sa_covariance_in_the_limit_has_three_regimes(method, alpha, a, b, figure):
     h = (P5_F - P5_MU @ P5_F)[:, None]
     limit, base = (
         sa_covariance(P5, P5_MU, s, h, np.eye(1), a, b, method=m)[0, 0]
@@ -217,10 +168,37 @@ def test_walk_covariance_of_a_token_in_the_limit_has_three_regimes(method, alpha
     np.testing.assert_allclose(limit / base, figure, atol=6e-6)
 
 
-def test_walk_recursion_of_a_token_comes_near_its_limit():
+def covariance_of_the_whole(A, G, s, var, a, b, n):
+    """Equation (6) of `theory.py` as one linear recursion of (e, y), its covariance kept whole."""
+    D, M = len(A), len(s)
+    C = np.zeros((D + M, D + M))
+    for step in range(1, n + 1):
+        beta, gamma = (step + 1.0) ** -b, (step + 1.0) ** -a
+        drift = np.block([[-beta * A, -beta * G.T * s], [np.zeros((M, D)), -gamma * np.diag(s + 1)]])
+        push = np.concatenate([beta * G.T, gamma * np.eye(M)]) * np.sqrt(var)
+        F = np.eye(D + M) + drift
+        C = F @ C @ F.T + push @ push.T
+    return C[:D, :D] / (n + 1.0) ** -b
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.6, 0.7), (0.9, 0.9), (1.0, 0.7), (0.75, 1.0)])
+def test_walk_sa_covariance_by_blocks_is_that_of_the_whole_recursion(a, b):
+    """Two dimensions, whose A is not symmetric."""
+    modes, A = modes_of(P5, P5_MU), np.array([[1.0, 0.4], [-0.3, 0.8]])
+    h = np.stack([P5_F - P5_MU @ P5_F, np.arange(5) == 2], 1) - np.array([0, P5_MU[2]])
+    for n in (1, 2, 60):
+        for method in ("srrw", "hdt"):
+            seen = sa_covariance(P5, P5_MU, 2.0, h, A, a, b, n=n, method=method)
+            whole = covariance_of_the_whole(A, modes.u.T @ h, strength(modes, 2.0, method), modes.b, a, b, n)
+            np.testing.assert_allclose(seen, whole, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "falls"), [(0.7, 0.7, 2.0), (0.6, 0.8, 1.5)], ids=["same scale", "fast history"]
+)
+def test_walk_sa_covariance_comes_to_its_limit(a, b, falls):
+    """Ten times the steps: what is missing falls by 10^(1 - b) = 2, and where a < b by 10^(b - a) = 1.58."""
     h = (P5_F - P5_MU @ P5_F)[:, None]
-    near = sa_covariance(P5, P5_MU, 1.0, h, np.eye(1), 0.6, 0.7, n=100_000)
-    limit = sa_covariance(P5, P5_MU, 1.0, h, np.eye(1), 0.7, 0.7, n=100_000)
-    exact = sa_covariance(P5, P5_MU, 1.0, h, np.eye(1), 0.7, 0.7)
-    assert near < limit
-    np.testing.assert_allclose(limit, exact, rtol=0.01)
+    seen = [sa_covariance(P5, P5_MU, 1.0, h, np.eye(1), a, b, n=n)[0, 0] for n in (2000, 20_000)]
+    off = np.abs(np.array(seen) / sa_covariance(P5, P5_MU, 1.0, h, np.eye(1), a, b)[0, 0] - 1)
+    assert falls < off[0] / off[1] < 1.2 * falls

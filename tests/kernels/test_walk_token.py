@@ -58,30 +58,32 @@ def z_of_covariance(alpha: float, a: float, b: float, n: int) -> float:
 
 
 @pytest.mark.parametrize(("alpha", "a", "b"), SETTINGS.values(), ids=SETTINGS)
-def test_walk_token_has_the_covariance_of_its_recursion(alpha, a, b):
+def test_walk_token_has_the_sa_covariance_of_its_recursion(alpha, a, b):
     assert abs(z_of_covariance(alpha, a, b, 2000)) < LIMIT
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("alpha", "a", "b"), SETTINGS.values(), ids=SETTINGS)
-def test_walk_token_has_the_covariance_of_its_recursion_in_a_long_run(alpha, a, b):
+def test_walk_token_has_the_sa_covariance_of_its_recursion_in_a_long_run(alpha, a, b):
     assert abs(z_of_covariance(alpha, a, b, 20_000)) < LIMIT
 
 
 def path_in_float64(graph, uniforms, alpha, a):
-    """The same walk in numpy, x itself in float64."""
-    P, x, i, path = dense_transition(graph), np.full(graph.num_nodes, 1 / graph.num_nodes), 0, []
+    """The same walk in numpy, x itself in float64; and log of each row's sum beside the weight of its node."""
+    P, x, i = dense_transition(graph), np.full(graph.num_nodes, 1 / graph.num_nodes), 0
+    path, log_sums = [], []
     for n, u in enumerate(uniforms, start=1):
         order = np.append(graph.indices[graph.indptr[i] : graph.indptr[i + 1]], i)
         with np.errstate(divide="ignore"):
             log_w = np.log(P[i, order]) - alpha * np.log(x[order])
         w = np.exp(log_w - log_w.max())
+        log_sums.append(log_w.max() + np.log(w.sum()) + alpha * np.log(x[i]))
         i = order[np.searchsorted(np.cumsum(w) / w.sum(), u, side="right")]
         gamma = (n + 1.0) ** -a
         x *= 1 - gamma
         x[i] += gamma
         path.append(i)
-    return np.array(path)
+    return np.array(path), np.array(log_sums)
 
 
 def path_of(graph, num: int):
@@ -94,26 +96,34 @@ def path_of(graph, num: int):
 
     start = walk.init(random.key(0))._replace(node=jnp.int32(0))
     path = np.asarray(jax.jit(lambda: lax.scan(step, start, bits)[1])())
-    return path, path_in_float64(graph, (np.asarray(bits)[:, 0] >> 8) * 2.0**-24, 10.0, 0.75)
+    return path, *path_in_float64(graph, (np.asarray(bits)[:, 0] >> 8) * 2.0**-24, 10.0, 0.75)
 
 
-def test_walk_token_whose_rows_overflow_walks_as_in_float64(data_folder):
-    ours, exact = path_of(read_edge_list(data_folder / "graphs" / "soc-wiki-Vote.txt.gz"), 2000)
+def test_walk_token_of_a_weighted_history_whose_rows_overflow_walks_as_in_float64(data_folder):
+    ours, exact, _ = path_of(read_edge_list(data_folder / "graphs" / "soc-wiki-Vote.txt.gz"), 2000)
     np.testing.assert_array_equal(ours, exact)
 
 
-def test_walk_token_on_a_graph_with_hubs_walks_as_in_float64():
-    ours, exact = path_of(barabasi_albert(900, 3, seed=0), 1000)
+def test_walk_token_of_a_weighted_history_on_a_graph_with_hubs_walks_as_in_float64():
+    ours, exact, _ = path_of(barabasi_albert(900, 3, seed=0), 1000)
     np.testing.assert_array_equal(ours, exact)
 
 
-def test_walk_planted_row_maximum_left_on_goes_astray(monkeypatch):
+FLOAT32 = np.log(np.finfo(np.float32).max)
+
+
+def test_walk_planted_row_maximum_left_on_stops_the_token_where_a_row_overflows(monkeypatch):
+    """Of a weighted history; up to that step it is right, within the first that a token takes."""
     monkeypatch.setattr(rows_module, "LEAST", -1.0)
     monkeypatch.setattr(rows_module, "MOST", np.inf)
     monkeypatch.setattr(rows_module._Row, "draw_short", lambda row, uniform: row.draw_long(uniform))
     monkeypatch.setattr(rows_module._Row, "maximum", lambda row, num: jnp.float32(0))
-    ours, exact = path_of(barabasi_albert(900, 3, seed=0), 1000)
-    assert (ours != exact).any()
+    ours, exact, log_sums = path_of(barabasi_albert(900, 3, seed=0), 1000)
+    first = np.argmax(log_sums > FLOAT32)
+    assert 0 < first < 100
+    np.testing.assert_array_equal(ours[:first], exact[:first])
+    assert exact[first] != exact[first - 1]
+    assert ours[first] == ours[first - 1]
 
 
 def test_walk_regimes_have_names_and_gains():

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from emberwalk.kernels.walk import Graph, RowTable, from_edges
+from emberwalk.kernels.walk import Graph, RowTable, dense_transition, from_edges
 from emberwalk.kernels.walk.row_table import rows_of
 
 type Weights = NDArray[np.float64]
@@ -31,9 +31,32 @@ def table_of(graph: Graph, P: Weights) -> RowTable:
 P5_TABLE = table_of(P5_GRAPH, P5)
 
 
+def random_chain(seed: int) -> tuple[Graph, Weights, Weights]:
+    """A graph of 4 to 8 nodes, its Metropolis chain for a random target, and that target."""
+    rng = np.random.default_rng(seed)
+    num = int(rng.integers(4, 9))
+    ring = [(i, (i + 1) % num) for i in range(num)]
+    chords = [
+        (i, j) for i in range(num) for j in range(i + 2, num) if rng.random() < 0.3 and (i, j) != (0, num - 1)
+    ]
+    graph, mu = from_edges(ring + chords), rng.random(num) + 0.1
+    return graph, dense_transition(graph, np.log(mu)), mu / mu.sum()
+
+
 def counted(counts: Weights, mu: Weights, prior: float) -> Weights:
     """z of counts: equation (1) of `history.py`, as the specification writes it."""
     return (counts + prior * len(mu) * mu / mu.sum()) / mu
+
+
+def weighted(x: Weights, j: int, step: int, exponent: float) -> Weights:
+    """A histogram that forgets, after its visit number `step`: equation (3) of `history.py`."""
+    gamma = (step + 1.0) ** -exponent
+    return (1 - gamma) * x + gamma * (np.arange(len(x)) == j)
+
+
+def lazily(P: Weights, lazy: float) -> Weights:
+    """Equation (3) of `row_table.py`."""
+    return (1 - lazy) * P + lazy * np.eye(len(P))
 
 
 def row_of_srrw(P: Weights, z: Weights, alpha: float, i: int) -> Weights:
@@ -49,13 +72,13 @@ def row_of_hdt_moves(P: Weights, z: Weights, alpha: float, i: int) -> Weights:
     return row
 
 
-def row_of_hdt(graph: Graph, mu: Weights) -> Callable:
-    """Equation (2) of `hdt.py`, for uniform proposals."""
+def row_of_hdt(graph: Graph, mu: Weights, lazy: float = 0.0) -> Callable:
+    """Equation (2) of `hdt.py`, for uniform proposals; lazy beside that."""
     adjacency, degree = graph.adjacency().toarray(), graph.degree.astype(float)
 
     def row(z, alpha, i):
         r = mu * z**-alpha
-        moves = adjacency[i] / degree[i] * np.minimum(1, r * degree[i] / (r[i] * degree))
+        moves = (1 - lazy) * adjacency[i] / degree[i] * np.minimum(1, r * degree[i] / (r[i] * degree))
         moves[i] = 1 - moves.sum()
         return moves
 

@@ -211,6 +211,26 @@ def of_votes(latents, args):
     return jnp.stack([jnp.asarray(v, y.dtype) for v in (*alone, share * y.sum(), *(vote * y))])
 
 
+def steps_of_a_level(y, cut=jnp.inf):
+    level = numpyro.sample("level", dist.Normal(0.0, 1.0))
+    with numpyro.plate("rows", 3):
+        step = numpyro.sample("step", dist.DiscreteUniform(1, 2))
+        numpyro.sample("y", dist.Normal(level * step, 1.0), obs=y)
+
+
+def of_steps(latents, args):
+    level, step, y = latents["level"], latents["step"], args[0]
+    noise = y - level * step
+    return jnp.stack(
+        [level, level**2, *(1.0 * step), level * step[0], level * y.sum(), (step * y).sum(), noise @ noise]
+    )
+
+
+def data_of_steps(key, latents):
+    return latents["level"] * latents["step"] + random.normal(key, (3,))
+
+
+STEPS_OF_A_LEVEL = Target(SEEN, of_steps, from_prior(steps_of_a_level, ("level", "step"), 3, data_of_steps))
 VOTES = Target((jnp.array([0.2, 1.1, -0.4]),), of_votes, votes_exactly)
 VOTES_OF_A_MEMORY = Target((jnp.array([0.2, 1.1, -0.4]),), of_votes, None)
 
@@ -300,8 +320,17 @@ def votes_without_repellence():
     return SRRW(three_votes, 0.0, steps_per_draw=4)
 
 
+def total(sites):
+    return sites["vote"].sum(-1)
+
+
 def votes_with_repellence():
-    return SRRW(three_votes, 5.0, base="mh", steps_per_draw=100)
+    return SRRW(three_votes, 5.0, base="mh", history_size=64, steps_per_draw=100, stream=total)
+
+
+def steps_in_gibbs():
+    level = NUTS(steps_of_a_level, max_tree_depth=3, step_size=0.5)
+    return Gibbs([(SRRW(steps_of_a_level, 0.0), ["step"]), (level, None)])
 
 
 def votes_in_gibbs():
@@ -391,13 +420,10 @@ CASES = [
     Case(
         "walk-sites-alone",
         Sampler(votes_without_repellence, VOTES),
-        None,
+        Sampler(steps_in_gibbs, STEPS_OF_A_LEVEL),
         fields=SITE_FIELDS,
         moves=2,
-        skipped={
-            BLOCK: "beside NUTS it is tested with a mixture (test_walk_srrw.py): this target has no site for NUTS"
-        },
-        nightly=frozenset({CALLABLE, X64}),
+        nightly=frozenset({BLOCK, CALLABLE, X64}),
     ),
     Case(
         "walk-sites",
