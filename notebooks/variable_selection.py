@@ -185,7 +185,7 @@ pd.DataFrame(rows).T.map(lambda value: f"{value:.2g}")
 X, y = regression(400, 20 if SMALL else 60, (1.0, 0.8, 0.6, 0.5, 0.4), seed=2)
 rows, found = {}, {}
 for alpha in (0.0, 5.0):
-    mcmc = walk(X, y, 8, 2000, alpha=alpha, history_size=2**17, key=2, inclusion=0.1)
+    mcmc = walk(X, y, 8, 500, alpha=alpha, base="mh", history_size=2**17, key=2, inclusion=0.1)
     visits, found[alpha] = (support_average(mcmc, use, method=method) for method in ("visits", "distinct"))
     rows[f"alpha {alpha:g}"] = {
         "models visited": f"{found[alpha].num_visited.mean():,.0f}",
