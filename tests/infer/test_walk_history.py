@@ -43,7 +43,7 @@ def test_walk_history_planted_kept_where_reset_is_asked_trebles_the_variance():
     """After a warm-up as long as the run."""
 
     def errors(history):
-        counts = visits(5, 5000, 100, history=history)
+        counts = visits(5, 5000, 50, history=history)
         return 5000 * ((counts / 5000 - 1 / 34) ** 2).sum(1)
 
     assert_exact(z_scores(errors("reset"), TRACE * SRRW_SHARE))

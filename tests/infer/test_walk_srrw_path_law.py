@@ -89,8 +89,15 @@ def codes_of(base: str, history_size: str | int, alpha: float, history) -> np.nd
     return path_codes(np.asarray(seen, np.int64), 6)
 
 
-@pytest.mark.parametrize("base", ["gibbs", "mh"])
-@pytest.mark.parametrize("history_size", ["auto", 16], ids=["counts", "table"])
+@pytest.mark.parametrize(
+    ("base", "history_size"),
+    [
+        pytest.param("gibbs", "auto", id="gibbs-counts"),
+        pytest.param("mh", "auto", id="mh-counts"),
+        pytest.param("mh", 16, id="mh-table"),
+        pytest.param("gibbs", 16, id="gibbs-table", marks=pytest.mark.nightly),
+    ],
+)
 def test_walk_srrw_path_law_is_exact(base, history_size):
     for counts in (np.zeros(6, int), COUNTS):
         for alpha in ALPHAS:

@@ -146,8 +146,7 @@ def another_value(x: np.ndarray, bits: np.ndarray) -> np.ndarray:
     return proposed if uniforms(bits)[1] < WEIGHTS[tuple(proposed)] / WEIGHTS[tuple(x)] else x
 
 
-@pytest.mark.parametrize("guarded", [False, True], ids=["", "guarded"])
-@pytest.mark.parametrize("size", [None, 64], ids=["counts", "table"])
+@pytest.mark.parametrize(("size", "guarded"), [(None, False), (64, True)], ids=["counts", "table and guard"])
 @pytest.mark.parametrize(("base", "move"), [("gibbs", heat_bath), ("mh", another_value)])
 def test_walk_alpha_zero_on_a_product_is_its_gibbs_or_metropolis_chain(base, move, size, guarded):
     log_mu = jnp.log(jnp.asarray(WEIGHTS, jnp.float32))

@@ -129,6 +129,7 @@ def exact_law(case: Case, alpha: float, counts: Weights) -> np.ndarray:
     return path_law(row, counts, record, START, STEPS)
 
 
+@pytest.mark.xdist_group("walk-path-law")  # several cases are one program
 @pytest.mark.parametrize("name", CASES)
 def test_walk_path_law_is_exact(name):
     case = CASES[name]()
@@ -198,7 +199,8 @@ def exact_law_of_token(case: TokenCase, alpha: float, earlier: tuple[int, ...]) 
     return path_law(row, x, record, START, MANY_STEPS)
 
 
-@pytest.mark.parametrize("name", TOKENS)
+# daily the target in x64 alone
+@pytest.mark.parametrize("name", ["uniform", "table", pytest.param("target", marks=pytest.mark.nightly)])
 def test_walk_path_law_of_a_token_is_exact(name):
     case, compiled = TOKENS[name](), paths._cache_size()
     with optimised():

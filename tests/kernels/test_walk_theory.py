@@ -100,15 +100,22 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_walk_figures_of_the_graphs_of_the_papers(name, data_folder):
+LARGE = pytest.param(
+    "soc-wiki-Vote", (1, 10), marks=pytest.mark.nightly
+)  # each a matrix of 889 to take apart
+
+
+@pytest.mark.parametrize(
+    ("name", "alphas"), [("soc-dolphins", (1, 5, 10)), ("soc-wiki-Vote", (5,)), LARGE], ids=str
+)
+def test_walk_figures_of_the_graphs_of_the_papers(name, alphas, data_folder):
     nodes, edges, second, trace, ratios = FILES[name]
     graph = read_edge_list(data_folder / "graphs" / f"{name}.txt.gz")
     assert (graph.num_nodes, graph.num_edges) == (nodes, edges)
     P, mu = dense_transition(graph), np.ones(nodes)
     np.testing.assert_allclose(modes_of(P, mu / nodes).lam[-1], second, atol=6e-6)
     np.testing.assert_allclose(np.trace(asymptotic_covariance(P, mu, 0.0)), trace, rtol=5e-5)
-    assert_ratios(P, mu, "srrw", None, ratios)
+    assert_ratios(P, mu, "srrw", None, {alpha: ratios[alpha] for alpha in alphas})
 
 
 def test_walk_dense_transition_is_the_chain_of_a_table():

@@ -220,10 +220,8 @@ def steps_of_a_level(y, cut=jnp.inf):
 
 def of_steps(latents, args):
     level, step, y = latents["level"], latents["step"], args[0]
-    noise = y - level * step
-    return jnp.stack(
-        [level, level**2, *(1.0 * step), level * step[0], level * y.sum(), (step * y).sum(), noise @ noise]
-    )
+    alone = [level, level**2, *(1.0 * step), level * step[0]]
+    return jnp.stack([*alone, level * y.sum(), step @ y, jnp.sum((y - level * step) ** 2)])
 
 
 def data_of_steps(key, latents):
@@ -233,14 +231,10 @@ def data_of_steps(key, latents):
 STEPS_OF_A_LEVEL = Target(SEEN, of_steps, from_prior(steps_of_a_level, ("level", "step"), 3, data_of_steps))
 VOTES = Target((jnp.array([0.2, 1.1, -0.4]),), of_votes, votes_exactly)
 VOTES_OF_A_MEMORY = Target((jnp.array([0.2, 1.1, -0.4]),), of_votes, None)
-
-
 NODES = Target((), of_kite, kite_exactly)
 NODES_OF_A_MEMORY = Target((), of_kite, None)
 
-
 # Kernels: NumPyro's own, which shows that the laws are fair; the smallest on our contract; those of the wings.
-
 
 EXACT, BLOCK = "leaves_exact_draws_exact", "is_a_block_of_gibbs_or_says_why_not"
 X64, CALLABLE = "works_in_x64", "callable_chain_method_agrees"
