@@ -122,8 +122,9 @@ class _Row:
 
 
 def rows_from(graph: Graph, table: RowTable, chunk: int = 32) -> Rows:
-    """The layout of `Rows`; 8 bytes an entry and node, made on the host."""
+    """The layout of `Rows`; 8 bytes an entry and node, made on the host; a chunk no longer than the longest row."""
     n, degree = graph.num_nodes, graph.degree
+    chunk = min(chunk, int(degree.max()) + 1)
     nodes = np.arange(n, dtype=np.int32)
     indptr = np.concatenate([graph.indptr[:-1] + nodes, [len(graph.indices) + n]]).astype(np.int32)
     size = len(graph.indices) + n + chunk
