@@ -13,13 +13,13 @@ from jax import lax, random
 from jaxtyping import Array, Float, Int, Key, UInt
 
 from ...kernels.walk import DenseHistory, WalkState, as_graph, hdt_graph, log_target, srrw, validate
-from ...kernels.walk.base import BLOCK, Walk
+from ...kernels.walk.base import Walk
 from ...kernels.walk.history import Tally, as_float, dense_history, emptied, tally_of
 from ...kernels.walk.repellence import Repellence, alpha_at
 from ...kernels.walk.row_table import Base
 from ...kernels.walk.targets import GraphTarget, laziness
 from ..contract import ChainKernel
-from .chains import chains_together
+from .chains import scan_together
 from .report import progress_text, say_what_a_bar_costs, walk_warnings
 
 METHODS, HISTORIES = ("srrw", "hdt"), ("reset", "keep")
@@ -162,16 +162,16 @@ class GraphWalk(ChainKernel):
     def sample_one(self, state, model_args, model_kwargs):
         """See `ChainKernel`."""
         state = self._turned(state)
-        rng_key, chance = self._chance(state.rng_key)
-        walked, (nodes, refused) = self._steps(_place(state), chance)
-        return self._drawn(state, rng_key, walked, nodes, refused)._replace(i=state.i + 1)
+        keys = random.split(state.rng_key)
+        travelled = self._walk().travel(keys[0], _place(state), self.steps_per_draw)
+        return self._drawn(state, keys[1], *travelled)._replace(i=state.i + 1)
 
     def sample_chains(self, states, model_args, model_kwargs):  # type: ignore[override]
         """See `vectorized`: what needs no order is done for all chains at once."""
         states = self._turned(states)
-        rng_key, chance = jax.vmap(self._chance)(states.rng_key)
-        walked, (nodes, refused) = chains_together(self._steps, _place(states), chance)
-        drawn = jax.vmap(self._drawn)(states._replace(i=None), rng_key, walked, nodes, refused)
+        keys = jax.vmap(random.split)(states.rng_key)
+        travelled = self._walk().travel(keys[:, 0], _place(states), self.steps_per_draw, scan_together)
+        drawn = jax.vmap(self._drawn)(states._replace(i=None), keys[:, 1], *travelled)
         return drawn._replace(i=states.i + 1)
 
     def _turned(self, state: GraphWalkState) -> GraphWalkState:
@@ -183,24 +183,13 @@ class GraphWalk(ChainKernel):
             )
         return state._replace(history=lax.cond(over, emptied, lambda history: history, state.history))
 
-    def _chance(self, rng_key: Key[Array, ""]) -> tuple[Key[Array, ""], Array]:
-        """Key of the next draw, and the words of this one; its key where they would fill the memory."""
-        key, rng_key = random.split(rng_key)
-        few = self.steps_per_draw <= BLOCK
-        return rng_key, self.walk.words(key, self.steps_per_draw) if few else key
-
-    def _steps(self, start: WalkState, chance: Array) -> tuple[WalkState, tuple[Array, Array]]:
-        """The steps of one draw, their nodes, and how many were refused.
+    def _walk(self) -> Walk:
+        """The walk.
 
         A large graph is read through references, which are arguments of the loop of `MCMC`. Arrays are constants in
         it, and XLA copies a constant into every branch and loop that reads it: 460 MB for a million nodes.
         """
-        walk = jax.tree.map(_read, self._held)
-        if self.steps_per_draw <= BLOCK:
-            state, nodes, refused = walk.follow(start, chance)
-        else:
-            state, nodes, refused = walk.travel(chance, start, self.steps_per_draw)
-        return state, (nodes, refused)
+        return jax.tree.map(_read, self._held)
 
     def _drawn(self, state: GraphWalkState, rng_key, walked: WalkState, nodes, refused) -> GraphWalkState:
         """The state that those steps lead to."""

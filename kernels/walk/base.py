@@ -8,8 +8,11 @@ place of the new has another law, which no average shows.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax, random
 from jaxtyping import Array, Bool, Float, Int, Key, UInt
@@ -103,23 +106,41 @@ class Walk(ABC):
         state, nodes, _ = self.travel(key, state, length)
         return state, nodes
 
-    def travel(self, key: Key[Array, ""], state: WalkState, length: int) -> tuple[WalkState, Array, Array]:
-        """What `run` returns, and how many steps were refused."""
-        if length <= BLOCK:
-            return self.follow(state, self.words(key, length))
+    def travel(
+        self, key: Key[Array, "*C"], state: WalkState, length: int, scan: Callable | None = None
+    ) -> tuple[WalkState, Int[Array, "*C length"], UInt[Array, "*C"]]:
+        """What `run` returns, and how many steps were refused.
+
+        Args:
+            key: of them all; of each chain where there is a `scan`.
+            state: to start from; of all chains.
+            length: number of steps.
+            scan: like `lax.scan` of a step, for several chains: what `vmap` of it returns.
+        """
+        follow, split = self.follow, random.split
+        if scan is not None:
+            follow, split = partial(follow, scan=scan), jax.vmap(split, (0, None))
 
         def block(carry, key, size):
             state, refused = carry
-            state, nodes, more = self.follow(state, self.words(key, size))
+            words = jnp.vectorize(partial(self.words, length=size), signature="()->(t,w)")(key)
+            state, nodes, more = follow(state, words)
             return (state, refused + more), nodes
 
+        carry = state, jnp.zeros(key.shape, jnp.uint32)
+        if length <= BLOCK:
+            (state, refused), nodes = block(carry, key, length)
+            return state, nodes, refused
         size = block_size(length)
         num, rest = divmod(length, size)
-        key, key_rest = random.split(key)
-        start = state, jnp.zeros((), jnp.uint32)
-        carry, nodes = lax.scan(lambda carry, key: block(carry, key, size), start, random.split(key, num))
-        (state, refused), tail = block(carry, key_rest, rest) if rest else (carry, nodes[:0, 0])
-        return state, jnp.concatenate([nodes.ravel(), tail]), refused
+        pair = split(key, 2)
+        keys = jnp.moveaxis(split(pair[..., 0], num), -1, 0)
+        carry, nodes = lax.scan(lambda carry, key: block(carry, key, size), carry, keys)
+        nodes = jnp.moveaxis(nodes, 0, -2).reshape(*key.shape, -1)
+        if rest:
+            carry, tail = block(carry, pair[..., 1], rest)
+            nodes = jnp.concatenate([nodes, tail], -1)
+        return carry[0], nodes, carry[1]
 
     def words(self, key: Key[Array, ""], length: int) -> UInt[Array, "length num_words"]:
         """What chance says in some steps; at most `BLOCK` of them, for the memory."""
@@ -127,18 +148,16 @@ class Walk(ABC):
         return words.reshape(length, self.num_words)
 
     def follow(
-        self, state: WalkState, words: UInt[Array, "length num_words"]
-    ) -> tuple[WalkState, Int[Array, " length"], UInt[Array, ""]]:
+        self, state: WalkState, words: UInt[Array, "*C length num_words"], scan: Callable = lax.scan
+    ) -> tuple[WalkState, Int[Array, "*C length"], UInt[Array, "*C"]]:
         """The steps that given words lead to, their nodes, and how many were refused."""
 
         def one_step(state, bits):
             state, info = self.advance(state, bits)
             return state, (state.node, ~info.finite)
 
-        state, (nodes, refused) = lax.scan(
-            one_step, state, words
-        )  # unrolled, XLA would copy all counts a step
-        return state, nodes, refused.sum(dtype=jnp.uint32)
+        state, (nodes, refused) = scan(one_step, state, words)  # unrolled, XLA would copy all counts a step
+        return state, nodes, refused.sum(-1, dtype=jnp.uint32)
 
 
 def block_size(length: int) -> int:
