@@ -8,7 +8,10 @@
 
 # %%
 import os
+import warnings
 from itertools import product
+
+warnings.filterwarnings("ignore", "IProgress not found")  # no progress bar is shown here
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +55,7 @@ def enumerated(X, y):
     return weights @ models, np.sort(weights)[::-1]
 
 
-def walk(X, y, num_chains=16, num_samples=1000, key=0, **options):
+def walk(X, y, num_chains=16, num_samples=1000, key=0, inclusion=0.5, **options):
     mcmc = MCMC(
         SRRW(g_prior_selection, **options),
         num_warmup=100,
@@ -61,7 +64,7 @@ def walk(X, y, num_chains=16, num_samples=1000, key=0, **options):
         chain_method="vectorized",
         progress_bar=False,
     )
-    mcmc.run(random.key(key), X, y, extra_fields=("alpha", "revisit_rate"))
+    mcmc.run(random.key(key), X, y, inclusion=inclusion, extra_fields=("alpha", "revisit_rate"))
     return mcmc
 
 
@@ -72,7 +75,8 @@ def use(sites):
 # %% [markdown]
 # ## Twelve variables: 4096 models
 #
-# Four of them have effects, from strong to weak. One draw of `SRRW` renews as many coordinates as there are.
+# Four of them have effects, from strong to weak. One draw of `SRRW` renews as many coordinates as there are. The errors
+# printed are those between chains; a bias of order $1/n$ in the visits, and what was never visited, are not in them.
 
 # %%
 X, y = regression(60, 12, (1.2, 0.8, 0.5, 0.3), seed=0)
@@ -127,10 +131,9 @@ pd.DataFrame(rows).T.map(lambda value: f"{value:.2g}")
 # %% [markdown]
 # ## Twenty variables, and a guard
 #
-# With little data and small effects the posterior spreads over tens of thousands of models. A walk of 40,000 steps
-# meets mostly new ones: there is nothing to keep away from, and the tilt of a model visited once adds noise. The guard,
-# on by default, takes $\alpha$ down to 0 while fewer than 80 % of the steps are revisits, and back up to its full value
-# at 98 %.
+# With little data and small effects the posterior spreads over tens of thousands of models. One in six of 20,000 steps
+# still finds a new one, and there is little to keep away from. The guard, on by default, takes $\alpha$ down to 0 while
+# fewer than 80 % of the steps are revisits, and back up to its full value at 98 %.
 
 # %%
 p = 12 if SMALL else 20
@@ -138,9 +141,9 @@ X, y = regression(40, p, (0.5, 0.35, 0.25), seed=1)
 exact, models = enumerated(X, y)
 print(f"{int((models.cumsum() < 0.95).sum()) + 1:,} of {len(models):,} models hold 95 % of the posterior")
 runs = {
-    "alpha = 0": walk(X, y, num_chains, 2000, alpha=0.0),
-    "alpha = 5, guard=None": walk(X, y, num_chains, 2000, guard=None),
-    "alpha = 5, guarded": walk(X, y, num_chains, 2000),
+    "alpha = 0": walk(X, y, alpha=0.0),
+    "alpha = 5, guard=None": walk(X, y, guard=None),
+    "alpha = 5, guarded": walk(X, y),
 }
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 3.4), layout="constrained", sharex=True)
@@ -168,17 +171,20 @@ rows = {
 pd.DataFrame(rows).T.map(lambda value: f"{value:.2g}")
 
 # %% [markdown]
+# Here repellence neither gains nor harms, with the guard or without. The average over distinct models is the worse one,
+# by about ten times: it lacks a seventh of the posterior, and says so.
+#
 # ## Sixty variables: too many to enumerate
 #
-# $2^{60}$ models, of which the data single out a few thousand. The visited ones are kept in a table; the average over
-# distinct models is taken from it. Nothing exact stands beside it here, but two runs that repel and do not, and what
-# they estimate to have missed.
+# $2^{60}$ models. With one variable in ten expected to be in, 400 rows single out a few hundred of them. The visited
+# ones are kept in a table; the average over distinct models is taken from it. Nothing exact stands beside it, but two
+# runs that repel and do not, and how far their chains disagree.
 
 # %%
-X, y = regression(200, 20 if SMALL else 60, (1.0, 0.8, 0.6, 0.5, 0.4), seed=2)
+X, y = regression(400, 20 if SMALL else 60, (1.0, 0.8, 0.6, 0.5, 0.4), seed=2)
 rows, found = {}, {}
 for alpha in (0.0, 5.0):
-    mcmc = walk(X, y, 4, 2000, alpha=alpha, history_size=2**17, key=2)
+    mcmc = walk(X, y, 8, 500, key=2, inclusion=0.1, base="mh", alpha=alpha, history_size=2**16)
     found[alpha] = support_average(mcmc, use, method="distinct")
     rows[f"alpha {alpha:g}"] = {
         "models visited": f"{found[alpha].num_visited.mean():,.0f}",
@@ -190,6 +196,8 @@ print("in with more than even odds:", np.flatnonzero(found[5.0].mean > 0.5) + 1)
 pd.DataFrame(rows).T
 
 # %% [markdown]
+# The walk that repels meets twice as many models in the same number of steps, and its chains agree better.
+#
 # ## When not
 #
 # - Up to $2^{20}$ models, enumerate: one call of `enumerated` above is exact and takes seconds.

@@ -69,9 +69,12 @@ class HashHistory(NamedTuple):
 
     def record(self, words: UInt[Array, " W"], log_mu: Float[Array, ""]) -> "HashHistory":
         """With one visit more."""
-        slot, found, empty = self.find(words)
-        old = lax.optimization_barrier((self.keys[slot], self.counts[slot], self.log_mu[slot]))
-        key, seen, density = old
+        slot, *seen_there = self.find(words)
+        # every read comes before the first write, else the arrays are copied at every visit
+        old = lax.optimization_barrier(
+            (self.keys[slot], self.counts[slot], self.log_mu[slot], *seen_there)
+        )
+        key, seen, density, found, empty = old
         tracked = found | empty
         return self._replace(
             keys=self.keys.at[slot].set(jnp.where(empty, words, key)),

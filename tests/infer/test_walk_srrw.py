@@ -1,15 +1,17 @@
 """`SRRW` on discrete models: paths by their exact law, supports by their values, averages by enumeration."""
 
+import re
 import warnings
 from functools import cache
 from itertools import product
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
-from jax import random
+from jax import lax, random
 from numpyro.infer import MCMC, NUTS, Gibbs
 
 from emberwalk.infer import SRRW, diagnose, streamed, support_average, to_datatree
@@ -124,6 +126,24 @@ def test_walk_srrw_ising_table_counts_what_counts_count(base):
         np.testing.assert_allclose(
             one.log_mu - one.log_mu[0], other.log_mu[order] - other.log_mu[order][0], atol=1e-5
         )
+
+
+@pytest.mark.parametrize("base", ["gibbs", "mh"])
+@pytest.mark.parametrize(("spins", "size"), [(10, "auto"), (40, 2048)])
+def test_walk_srrw_chains_copy_nothing_as_long_as_their_history(base, spins, size):
+    """A copy at every step would cost the more, the larger the table: no sum over draws shows it."""
+    kernel = SRRW(ising, base=base, history_size=size)
+    args = (0.1 * jnp.ones((spins, spins)), jnp.zeros(spins))
+    states = kernel.init(random.split(random.key(0), 3), 5, None, args, {})
+    draws = jax.jit(
+        lambda states: lax.fori_loop(0, 20, lambda _, states: kernel.sample(states, args, {}), states),
+        donate_argnums=0,
+    )
+    program = draws.lower(states).compile().as_text()
+    long = 3 * (1024 if size == "auto" else size)
+    copies = [line for line in program.splitlines() if re.search(rf"\[{long}\b\S* copy\(", line)]
+    assert f"[{long}" in program
+    assert not copies
 
 
 def test_walk_srrw_ising_table_that_is_full_says_so_once():
