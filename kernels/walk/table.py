@@ -71,9 +71,7 @@ class HashHistory(NamedTuple):
         """With one visit more."""
         slot, *seen_there = self.find(words)
         # every read comes before the first write, else the arrays are copied at every visit
-        old = lax.optimization_barrier(
-            (self.keys[slot], self.counts[slot], self.log_mu[slot], *seen_there)
-        )
+        old = lax.optimization_barrier((self.keys[slot], self.counts[slot], self.log_mu[slot], *seen_there))
         key, seen, density, found, empty = old
         tracked = found | empty
         return self._replace(
