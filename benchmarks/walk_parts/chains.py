@@ -40,7 +40,7 @@ def together(name: str, method: str, graph, num_chains: int, per_draw, bar: floa
     functions = {"one": walker((hdt_graph if method == "hdt" else srrw)(graph, alpha=5.0))}
     for num in per_draw:
         functions[f"{num}"] = chains(graph, method, num_chains, num, _draws(num, num_chains))
-    times = alternate(functions, REPEATS)
+    times = alternate(functions, 3 * REPEATS)  # ratios near 1: five pairs do not tell .75 from .9
     return [
         times_as_fast(
             f"{name}: {num_chains} chains, {num} steps a draw / one chain of the kernel",
