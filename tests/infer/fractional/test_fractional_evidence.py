@@ -1,0 +1,153 @@
+"""`AutoFractionalSDE` on linear models with Gaussian data: every draw's weight is the evidence, known by dense algebra."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from jax import random
+from numpyro.infer import SVI, Trace_ELBO
+
+from emberwalk.infer import AutoFractionalSDE
+from emberwalk.models import fractional_sde
+from tests.infer.fractional.guided import (
+    HURSTS,
+    SD,
+    bridge,
+    coefficients,
+    exact_gp,
+    fbm_prior,
+    log_weights,
+    posterior,
+    set_up,
+    through_euler,
+)
+
+# Log evidence of y = 0 at steps of 200 under exact fractional Brownian motion, H as in HURSTS.
+EVIDENCE = {
+    200: (-0.9239, -0.9239, -0.9239, -0.9239, -0.9239),
+    20: (-5.6384, -2.2272, 1.4873, 5.1087, 8.4212),
+    1: (-46.8915, 110.8378, 207.6173, 244.8471, 261.4847),
+}
+KEYS = random.split(random.key(1), 8)
+
+
+def seen_every(every, num_steps=200):
+    return np.arange(every, num_steps + 1, every)
+
+
+@pytest.mark.parametrize(("every", "bound"), [(200, 0.05), (20, 0.05), (1, 0.15)])
+def test_fractional_evidence_is_the_weight_of_every_draw(every, bound):
+    """In float32, untrained."""
+    at = seen_every(every)
+    model, y = bridge(200, at), jnp.zeros(len(at))
+    weights = log_weights(model, set_up(AutoFractionalSDE(model), 0.3, y))
+    for H, exact in zip(HURSTS, EVIDENCE[every], strict=True):
+        found = np.asarray(weights(KEYS, jnp.asarray(H), y))
+        assert found.std() <= 1e-3, H
+        assert abs(found.mean() - exact) <= bound, H
+
+
+@pytest.mark.parametrize("H", HURSTS)
+def test_fractional_evidence_has_the_posterior_of_the_exact_process(H):
+    at = seen_every(20)
+    y = np.sin(5 * at / 200)
+    mean, sd = posterior(bridge(200, at), jnp.asarray(H), jnp.asarray(y))
+    _, exact_mean, exact_sd = exact_gp(fbm_prior(np.linspace(0, 1, 201), H), at, y)
+    assert (np.abs(mean - exact_mean)[1:] / exact_sd[1:]).max() <= 0.05
+    assert 0.97 <= (sd[1:] / exact_sd[1:]).min() <= (sd[1:] / exact_sd[1:]).max() <= 1.03
+
+
+@pytest.mark.parametrize("H", [0.2, 0.7])
+def test_fractional_evidence_of_an_ornstein_uhlenbeck_process_at_irregular_times(H):
+    """Pull, mean, start and data none of them 0, steps of three lengths, horizon not 1."""
+    ts = np.concatenate([np.arange(0, 1, 0.05), np.arange(1, 2, 0.02), np.linspace(2, 2.5, 6)])
+    at = np.arange(7, len(ts), 9)
+    y = np.cos(3 * ts[at]) + 0.5
+    options = {"coefficients": coefficients(2.5, 125)}
+    model = bridge(len(ts) - 1, at, lambda t, x: 2.0 * (0.7 - x), lambda t, x: 0.8, -0.4, ts, **options)
+    found = np.asarray(
+        log_weights(model, set_up(AutoFractionalSDE(model), H, jnp.asarray(y)))(
+            KEYS, jnp.asarray(H), jnp.asarray(y)
+        )
+    )
+    prior_mean, prior = through_euler(ts, H, 2.0, 0.7, -0.4, 0.8)
+    evidence, exact_mean, exact_sd = exact_gp(prior, at, y, prior_mean)
+    assert found.std() <= 1e-3
+    assert abs(found.mean() - evidence) <= 0.05
+    mean, sd = posterior(model, jnp.asarray(H), jnp.asarray(y))
+    assert (np.abs(mean - exact_mean)[1:] / exact_sd[1:]).max() <= 0.05
+    assert np.abs(sd[1:] / exact_sd[1:] - 1).max() <= 0.03
+
+
+def test_fractional_evidence_with_a_random_start():
+    at = seen_every(10, 50)
+    y = jnp.linspace(1.0, 2.0, len(at))
+    model = bridge(50, at, y0=dist.Normal(0.8, 0.6))
+    found = np.asarray(log_weights(model, set_up(AutoFractionalSDE(model), 0.3, y))(KEYS, jnp.asarray(0.3), y))
+    prior = fbm_prior(np.linspace(0, 1, 51), 0.3) + 0.6**2
+    assert found.std() <= 1e-3
+    assert abs(found.mean() - exact_gp(prior, at, np.asarray(y), 0.8)[0]) <= 0.05
+
+
+def test_fractional_evidence_by_learnt_sites():
+    """They begin at the Gauss-Newton answer, and training does not lose it."""
+    at = seen_every(10, 50)
+    model, y = bridge(50, at), jnp.zeros(5)
+    guide = AutoFractionalSDE(model, sites="learnt")
+    result = SVI(model, guide, optax.adam(0.01), Trace_ELBO()).run(
+        random.key(0), 200, 0.3, y, progress_bar=False
+    )
+    found = np.asarray(log_weights(model, guide, result.params)(random.split(random.key(2), 400), 0.3, y))
+    exact = exact_gp(fbm_prior(np.linspace(0, 1, 51), 0.3), at, np.zeros(5))[0]
+    assert abs(exact - found.mean()) <= 0.05 + 4.5 * found.std() / 20
+
+
+def test_fractional_planted_params_hidden_in_the_guides_run_of_the_model():
+    """With the scale of the noise a param, and not at its first value, the weights would vary."""
+    ts = np.linspace(0, 1, 21)
+
+    def model(y=None):
+        s = numpyro.param("s", 1.0)
+        x = fractional_sde("x", lambda t, x: -x, lambda t, x: s, ts, 0.3, coefficients=coefficients(1.0, 20))
+        b = numpyro.param("b", 0.0)  # after the path
+        numpyro.sample("y", dist.Normal(x[1:] + b, SD), obs=y)
+
+    y = jnp.sin(3 * ts[1:])
+    guide = set_up(AutoFractionalSDE(model), y)
+    params = {"s": jnp.asarray(2.5), "b": jnp.asarray(0.7)}
+    right = np.asarray(log_weights(model, guide, params)(KEYS, y))
+    assert right.std() <= 1e-3
+    first = jax.tree.map(jnp.asarray, {"s": 1.0, "b": 0.0})
+
+    def blind(*args):  # the guide at the first values, whatever they are
+        from numpyro import handlers
+
+        return handlers.substitute(handlers.block(guide, hide_fn=lambda m: m["type"] == "param"), data=first)(*args)
+
+    wrong = np.asarray(log_weights(model, blind, params)(KEYS, y))
+    assert wrong.std() > 0.1
+
+
+def test_fractional_planted_unit_variance_of_the_noise_loses_the_floor():
+    """A control's best: the filter's means with variance 1; at H = .1 it loses nats, which the guide does not."""
+    from emberwalk.kernels.fractional import control_floor
+
+    at = seen_every(200)
+    model, y = bridge(200, at), jnp.zeros(1)
+    from numpyro import handlers
+
+    from emberwalk.infer.fractional.model_runs import log_density_of_path, no_noise, read_model
+    from emberwalk.infer.fractional.sites import laplace
+
+    with handlers.block():
+        reading = read_model(model, random.key(0), {}, (0.1, y), {})
+    equation = reading.equation
+    b, e = no_noise(equation)
+    z = jnp.zeros((len(e) + 1, *equation.start(b).shape))
+    log_prob = log_density_of_path(model, reading.values, (0.1, y), {})
+    sites = laplace(log_prob, equation, jnp.zeros((201, 1))).on(equation)
+    floor = control_floor(equation.linear(z, e), sites)
+    assert 8.4 <= float(floor.path) <= 10.3  # 9.3 within a tenth
