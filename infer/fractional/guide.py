@@ -133,7 +133,9 @@ class AutoFractionalSDE(PathGuide):
         )
         shift, features = None, None
         if self._residual is not None:
-            network = over_batch(declared(f"{self.prefix}_residual", self._residual), len(equation.state.batch))
+            network = over_batch(
+                declared(f"{self.prefix}_residual", self._residual), len(equation.state.batch)
+            )
             shift, features = partial(_shift, network), features_of(equation, factors)
         step = lambda z, e, inputs: equation.step(z, e, inputs[0])  # noqa: E731
         draw = simulate(key, gains, equation.start, step, (equation.inputs, features), shift)
@@ -158,8 +160,8 @@ class AutoFractionalSDE(PathGuide):
         num, known = len(equation.state.grid.ts), self._first.h.shape[-2]
         if num != known:
             raise ValueError(
-                f"{equation.name}: the guide has learnt sites for {known} ts, and is called with {num}. Use extend_noise "
-                "to forecast."
+                f"{equation.name}: the guide has learnt sites for {known} ts, and is called with {num}. Use "
+                "extend_noise to forecast."
             )
 
     def _looked_at(self, equation: FractionalSDE, log_prob: LogProb, key: Any) -> tuple[bool, SiteKind]:
@@ -175,8 +177,8 @@ class AutoFractionalSDE(PathGuide):
         is_quadratic = float(change) <= _SAME
         if float(probe) > _SAME:
             warnings.warn(
-                f"{equation.name}: the likelihood does not factorise over times (by {float(probe):.2g}); its sites will "
-                "be learnt.",
+                f"{equation.name}: the likelihood does not factorise over times (by {float(probe):.2g}); its sites "
+                "will be learnt.",
                 UserWarning,
                 stacklevel=2,
             )

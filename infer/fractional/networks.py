@@ -1,6 +1,6 @@
 """Networks of a guide: declared as params, with what a residual or a control sees of time, state and data.
 
-    (sin t, cos t, x, y, mean of the next site, time to it)                                              (1)
+(sin t, cos t, x, y, mean of the next site, time to it)                                              (1)
 """
 
 from collections.abc import Callable
@@ -73,7 +73,9 @@ def residual_network(residual: Any, equation: FractionalSDE, key: Any) -> Any:
     if isinstance(residual, eqx.Module):
         return residual
     if not isinstance(residual, int):
-        raise TypeError(f"residual must be None, a width or an equinox module, got {type(residual).__name__}.")
+        raise TypeError(
+            f"residual must be None, a width or an equinox module, got {type(residual).__name__}."
+        )
     P, K = equation.bank.weights.shape
     num_in = 2 + equation.state.size + P * K + equation.state.size + 1
     return zero_at_last(eqx.nn.MLP(num_in, equation.num_step_noises, residual, 2, jnp.tanh, key=key))

@@ -23,8 +23,17 @@ from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal
 from numpyro.infer.initialization import init_to_median
 
 from ...models.fractional import FractionalSDE
+from .model_runs import (
+    Model,
+    Named,
+    Reading,
+    Values,
+    is_concrete,
+    log_density_of_path,
+    path_sites,
+    read_model,
+)
 from .report import FractionalDiagnostics, diagnosed
-from .model_runs import Model, Named, Reading, Values, is_concrete, log_density_of_path, path_sites, read_model
 
 _AT_ONCE = 32  # draws of `sample_posterior` in memory at a time
 
@@ -178,9 +187,7 @@ class PathGuide(AutoGuide):
         reading = read_model(self.model, numpyro.prng_key(), {}, args, kwargs)
         name = reading.equation.name
         self.prototype_trace = reading.trace
-        others = [
-            site for site, m in reading.trace.items() if m["type"] == "sample" and not m["is_observed"]
-        ]
+        others = [site for site, m in reading.trace.items() if m["type"] == "sample" and not m["is_observed"]]
         if others:
             rest = handlers.block(self.model, hide_fn=Named(path_sites(name)))
             self._theta = self.inner(rest, prefix=self.prefix, init_loc_fn=self.init_loc_fn)
@@ -196,8 +203,8 @@ class PathGuide(AutoGuide):
         if not same and not equation.coefficients_given and not self._warned_of_ts:
             self._warned_of_ts = True
             warnings.warn(
-                f"{equation.name}: the guide meets other ts than it was made with, and the model makes another bank for "
-                "them. Pass coefficients=fractional_coefficients(...) with the longest horizon to fractional_sde.",
+                f"{equation.name}: the guide meets other ts than it was made with, and the model makes another bank "
+                "for them. Pass coefficients=fractional_coefficients(...) with the longest horizon to fractional_sde.",
                 UserWarning,
                 stacklevel=3,
             )
@@ -223,14 +230,19 @@ def check_observed(reading: Reading) -> dict[str, dict[str, Any]]:
         )
     for name, site in observed.items():
         value = site["value"]
-        if value is None or not is_concrete(value) or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+        if (
+            value is None
+            or not is_concrete(value)
+            or not jnp.issubdtype(jnp.result_type(value), jnp.floating)
+        ):
             continue
         mask = mask_of(site)
         bad = np.isnan(np.asarray(value)) & (np.asarray(mask) if is_concrete(mask) else False)
         if bad.any():
             first = tuple(int(i) for i in np.argwhere(bad)[0])
             raise ValueError(
-                f"Site {name!r} is NaN at {first}. Mark what is missing with handlers.mask, and fill it with any number."
+                f"Site {name!r} is NaN at {first}. Mark what is missing with handlers.mask, and fill it with any "
+                "number."
             )
     return observed
 

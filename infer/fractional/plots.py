@@ -1,6 +1,6 @@
 """Figures of a fractional path: its band, its roughness, and what training gains."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -92,7 +92,8 @@ def plot_structure_function(
     longest = paths.shape[1] // 10 if max_lag is None else max_lag
     if longest < 3 or longest >= paths.shape[1]:
         raise ValueError(
-            f"A path of {paths.shape[1]} points has no lags from 1 to {longest}; give max_lag from 3 on, below its length."
+            f"A path of {paths.shape[1]} points has no lags from 1 to {longest}; give max_lag from 3 on, below its "
+            "length."
         )
     lags = np.unique(np.geomspace(1, longest, 20).astype(int))
     ax = new_axes(ax, "plot_structure_function")

@@ -43,7 +43,9 @@ def gains_of(
     x = equation.path(b, e)
     if passes:
         x = lax.stop_gradient(between_sites(equation, factors_at(at_outputs(equation, x)), x))
-    z = jnp.concatenate([x, jnp.zeros((*x.shape[:-1], equation.start(b).shape[-1] - x.shape[-1]), x.dtype)], -1)
+    z = jnp.concatenate(
+        [x, jnp.zeros((*x.shape[:-1], equation.start(b).shape[-1] - x.shape[-1]), x.dtype)], -1
+    )
     for number in range(passes + 1):
         factors = factors_at(at_outputs(equation, z[..., : x.shape[-1]]))
         gains = _filtered(equation, z, e, factors, checkpoint)

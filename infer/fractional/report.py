@@ -1,6 +1,6 @@
 """What a fitted guide is worth: its ELBO beside the evidence, and the weights of its draws.
 
-    w = p(y, theta, b, e) / q(theta, b, e),   ELBO = E log w,   log evidence = log E w                   (1)
+w = p(y, theta, b, e) / q(theta, b, e),   ELBO = E log w,   log evidence = log E w                   (1)
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from numpyro import handlers
 from numpyro.infer.util import get_importance_trace
 from scipy.special import logsumexp
 
-from ...models.fractional import HIGHEST_HURST, LOWEST_HURST
+from ...kernels.fractional.coefficients import HURST_RANGE
 
 _GOOD, _BAD = 0.5, 0.7
 _AT_ONCE = 32
@@ -65,13 +65,13 @@ class FractionalDiagnostics:
             found.append(f"pareto_k {self.pareto_k:.2g}: weighted draws converge slowly; take more of them.")
         if self.num_nonfinite:
             found.append(
-                f"{self.num_nonfinite} of {self.num_samples} draws are not finite: drift or diffusion left their domain. "
-                "Take more substeps, or another variable."
+                f"{self.num_nonfinite} of {self.num_samples} draws are not finite: drift or diffusion left their "
+                "domain. Take more substeps, or another variable."
             )
         if self.num_clipped:
             found.append(
-                f"{self.num_clipped} of {self.num_samples} draws have H outside (.02, .98), where the bank stays at the "
-                "end: use hurst_prior or constraints.interval(.02, .98)."
+                f"{self.num_clipped} of {self.num_samples} draws have H outside (.02, .98), where the bank stays at "
+                "the end: use hurst_prior or constraints.interval(.02, .98)."
             )
         return found
 
@@ -91,7 +91,7 @@ def diagnosed(
             for trace in traces
         )
         H = traces[1][guide.hurst_site]["value"]
-        return model - ours, jnp.any((H < LOWEST_HURST) | (H > HIGHEST_HURST))
+        return model - ours, jnp.any((HURST_RANGE[0] > H) | (HURST_RANGE[1] < H))
 
     draws = jax.jit(lambda keys: lax.map(draw, keys, batch_size=_AT_ONCE))
     log_w, clipped = (np.asarray(x, float) for x in draws(random.split(key, num_samples)))

@@ -84,13 +84,22 @@ def learnt(prefix: str, first: Factors) -> Factors:
     return Factors(h, C @ jnp.swapaxes(C, -1, -2))
 
 
-def encoded(encoder: Callable[..., tuple[Array, Array]], y: Array, mask: Array, ts: Array, batch: int) -> Factors:
+def encoded(
+    encoder: Callable[..., tuple[Array, Array]], y: Array, mask: Array, ts: Array, batch: int
+) -> Factors:
     """Factors that a network makes of the data; `batch` plates are mapped over."""
     read = lambda y, mask: encoder(y, mask, ts)  # noqa: E731
     for _ in range(batch):
         read = jax.vmap(read)
-    value, precision = read(y, mask)
-    return Factors(precision * value, precision[..., None] * jnp.eye(precision.shape[-1], dtype=precision.dtype))
+    value, precision = (_with_first(x) for x in read(y, mask))
+    return Factors(
+        precision * value, precision[..., None] * jnp.eye(precision.shape[-1], dtype=precision.dtype)
+    )
+
+
+def _with_first(x: Float[Array, "*B M d"]) -> Float[Array, "*B M+1 d"]:
+    """Nothing is said of ts[0]."""
+    return jnp.concatenate([jnp.zeros_like(x[..., :1, :]), x], -2)
 
 
 def _derivatives(

@@ -67,6 +67,7 @@ __all__ = [
     "circulant_increments",
     "control_floor",
     "control_kl",
+    "driven",
     "fbm_covariance",
     "fgn_autocovariance",
     "fgn_log_density",

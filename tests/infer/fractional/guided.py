@@ -72,8 +72,20 @@ def log_weights(model, guide, params=None):
     return jax.jit(mapped)
 
 
+def linear_bridge(model, *args):
+    """`Linear` and `Sites` of a linear model of one state without other latents."""
+    with handlers.block():
+        equation, values, _ = read_model(model, random.key(0), {}, args, {})
+    b, e = no_noise(equation)
+    z = jnp.zeros((len(e) + 1, *equation.start(b).shape))
+    x = jnp.zeros((len(equation.state.grid.ts), 1))
+    return equation.linear(z, e), laplace(log_density_of_path(model, values, args, {}), equation, x).on(
+        equation
+    )
+
+
 def posterior(model, *args):
-    """(mean, sd, log evidence) of x on the fine grid by the guide's gains, `[N + 1]`; a linear model of one state."""
+    """(mean, sd) of x on the fine grid by the guide's gains, `[N + 1]`; a linear model of one state."""
 
     def found(*args):
         with handlers.block():

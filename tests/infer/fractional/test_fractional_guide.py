@@ -24,14 +24,6 @@ C = coefficients(1.3, 30)
 B, D = 7, 2
 
 
-def batch_model(y=None, seen=None):
-    """Seven sequences of two states at irregular times, some data missing."""
-    with numpyro.plate("seq", B):
-        x = fractional_sde("x", lambda t, x: -x * (1 + x**2), lambda t, x: 0.7, TS, 0.3, jnp.zeros((B, D)), coefficients=C)
-        with handlers.mask(mask=True if seen is None else seen):
-            numpyro.sample("y", dist.Normal(x[:, 1:], SD).to_event(2) if seen is None else dist.Normal(x[:, 1:], SD).to_event(0), obs=y)
-
-
 def noisy(y=None):
     """A model with H and scale."""
     H = numpyro.sample("H", hurst_prior(2.0, 2.0))
@@ -53,7 +45,15 @@ def test_fractional_guide_of_a_plate_is_one_for_each_sequence():
 
     def model(y, size):
         with numpyro.plate("seq", size):
-            x = fractional_sde("x", lambda t, x: -x, lambda t, x: 0.7, TS, 0.3, jnp.zeros((size, D)), coefficients=C)
+            x = fractional_sde(
+                "x",
+                lambda t, x: -x,
+                lambda t, x: 0.7 * jnp.ones_like(x),
+                TS,
+                0.3,
+                jnp.zeros((size, D)),
+                coefficients=C,
+            )
             numpyro.sample("y", dist.Normal(x[:, 1:], SD).to_event(2), obs=y)
 
     y = random.normal(random.key(3), (B, len(TS) - 1, D))
@@ -72,7 +72,9 @@ def test_fractional_guide_of_a_plate_is_one_for_each_sequence():
 
 def test_fractional_guide_does_not_see_what_is_masked():
     def model(y, seen):
-        x = fractional_sde("x", lambda t, x: -x, lambda t, x: 0.7, TS, 0.3, jnp.zeros(D), coefficients=C)
+        x = fractional_sde(
+            "x", lambda t, x: -x, lambda t, x: 0.7 * jnp.ones_like(x), TS, 0.3, jnp.zeros(D), coefficients=C
+        )
         with handlers.mask(mask=seen[:, None]):
             numpyro.sample("y", dist.Normal(x[1:], SD), obs=y)
 
@@ -80,7 +82,8 @@ def test_fractional_guide_does_not_see_what_is_masked():
     y = random.normal(random.key(3), (len(TS) - 1, D))
     guide = set_up(AutoFractionalSDE(model), y, seen)
     draws = [
-        guide.sample_posterior(random.key(5), {}, jnp.where(seen[:, None], y, fill), seen)["x"] for fill in (0.0, 1e3)
+        guide.sample_posterior(random.key(5), {}, jnp.where(seen[:, None], y, fill), seen)["x"]
+        for fill in (0.0, 1e3)
     ]
     np.testing.assert_array_equal(*draws)
 
@@ -140,7 +143,9 @@ def test_fractional_predictive_mean_is_that_of_the_exact_process():
 
 def test_fractional_predictive_forecast_goes_on_from_where_the_data_end():
     def model(ts, y=None):
-        x = fractional_sde("x", lambda t, x: -x, lambda t, x: 0.5, ts, 0.7, coefficients=coefficients(3.0, 60))
+        x = fractional_sde(
+            "x", lambda t, x: -x, lambda t, x: 0.5, ts, 0.7, coefficients=coefficients(3.0, 60)
+        )
         numpyro.sample("y", dist.Normal(x[1 : 1 + (len(ts) if y is None else len(y))], SD), obs=y)
 
     ts, longer = np.linspace(0, 2, 41), np.linspace(0, 3, 61)
@@ -156,5 +161,7 @@ def test_fractional_predictive_forecast_goes_on_from_where_the_data_end():
 def test_fractional_predictive_guide_without_data_is_refused(sites):
     guide = AutoFractionalSDE(noisy, sites=sites)
     params = fitted(guide, Y, steps=2)
-    with pytest.raises(ValueError, match=r"Pass them: samples = guide.sample_posterior\(key, params, ts, y\)"):
+    with pytest.raises(
+        ValueError, match=r"Pass them: samples = guide.sample_posterior\(key, params, ts, y\)"
+    ):
         guide.sample_posterior(random.key(0), params)
