@@ -147,6 +147,7 @@ class AutoFractionalSDE(PathGuide):
             check_observed(reading)
             return partial(laplace, self.log_density_of_path(reading, args, kwargs), equation)
         if self._kind == "learnt":
+            assert self._first is not None
             self._check_length(equation)
             factors = learnt(self.prefix, self._first)
         else:
@@ -157,7 +158,7 @@ class AutoFractionalSDE(PathGuide):
         return lambda x: factors
 
     def _check_length(self, equation: FractionalSDE) -> None:
-        num, known = len(equation.state.grid.ts), self._first.h.shape[-2]
+        num, known = len(equation.state.grid.ts), len(self._ts) or len(equation.state.grid.ts)
         if num != known:
             raise ValueError(
                 f"{equation.name}: the guide has learnt sites for {known} ts, and is called with {num}. Use "

@@ -249,7 +249,7 @@ def check_observed(reading: Reading) -> dict[str, dict[str, Any]]:
 
 def mask_of(site: dict[str, Any]) -> Any:
     """True where a datum counts, in the shape of the data."""
-    mask, fn = True, site["fn"]
+    mask, fn = jnp.asarray(True), site["fn"]
     while True:
         if isinstance(fn, dist.MaskedDistribution):
             own = jnp.asarray(fn._mask)

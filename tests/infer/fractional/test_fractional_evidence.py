@@ -1,4 +1,4 @@
-"""`AutoFractionalSDE` on linear models with Gaussian data: every draw's weight is the evidence, known by dense algebra."""
+"""`AutoFractionalSDE` on linear models with Gaussian data: every draw's weight is the evidence."""
 
 import jax.numpy as jnp
 import numpy as np

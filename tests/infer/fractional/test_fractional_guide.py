@@ -24,6 +24,10 @@ C = coefficients(1.3, 30)
 B, D = 7, 2
 
 
+def constant(t, x):
+    return 0.7 * jnp.ones_like(x)
+
+
 def noisy(y=None):
     """A model with H and scale."""
     H = numpyro.sample("H", hurst_prior(2.0, 2.0))
@@ -48,7 +52,7 @@ def test_fractional_guide_of_a_plate_is_one_for_each_sequence():
             x = fractional_sde(
                 "x",
                 lambda t, x: -x,
-                lambda t, x: 0.7 * jnp.ones_like(x),
+                constant,
                 TS,
                 0.3,
                 jnp.zeros((size, D)),
@@ -72,9 +76,7 @@ def test_fractional_guide_of_a_plate_is_one_for_each_sequence():
 
 def test_fractional_guide_does_not_see_what_is_masked():
     def model(y, seen):
-        x = fractional_sde(
-            "x", lambda t, x: -x, lambda t, x: 0.7 * jnp.ones_like(x), TS, 0.3, jnp.zeros(D), coefficients=C
-        )
+        x = fractional_sde("x", lambda t, x: -x, constant, TS, 0.3, jnp.zeros(D), coefficients=C)
         with handlers.mask(mask=seen[:, None]):
             numpyro.sample("y", dist.Normal(x[1:], SD), obs=y)
 
