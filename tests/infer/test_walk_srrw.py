@@ -128,8 +128,7 @@ def test_walk_srrw_ising_table_counts_what_counts_count(base):
         )
 
 
-@pytest.mark.parametrize("base", ["gibbs", "mh"])
-@pytest.mark.parametrize(("spins", "size"), [(10, "auto"), (40, 2048)])
+@pytest.mark.parametrize(("base", "spins", "size"), [("gibbs", 10, "auto"), ("mh", 40, 2048)])
 def test_walk_srrw_chains_copy_nothing_as_long_as_their_history(base, spins, size):
     """A copy at every step would cost the more, the larger the table: no sum over draws shows it."""
     kernel = SRRW(ising, base=base, history_size=size)
