@@ -10,6 +10,7 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
+from numpyro.handlers import seed, trace
 
 from emberwalk.kernels.fractional import fractional_coefficients
 from emberwalk.models import fractional, fractional_sde
@@ -104,19 +105,19 @@ def divergence(model, law, noise, ridge=1e-4):
     return gaussian_kl(mean, covariance + eye, exact_mean, exact + eye)
 
 
-@pytest.mark.parametrize(("model", "law"), CASES.values(), ids=CASES)
-def test_exact_noise_has_the_law_of_the_equation(model, law, x64):
+DAILY = ("scalar", "uneven substeps", "random start", "three noises mixed", "two random starts")
+EACH = [pytest.param(case, marks=[] if case in DAILY else pytest.mark.nightly) for case in CASES]
+
+
+@pytest.mark.parametrize("case", EACH)
+def test_exact_noise_has_the_law_of_the_equation(case, x64):
+    model, law = CASES[case]
     (mean, covariance), (exact_mean, exact) = affine_law(model, "exact"), law()
     np.testing.assert_allclose(mean, exact_mean, atol=1e-12)
     np.testing.assert_allclose(covariance, exact, atol=1e-11)
 
 
-DAILY = ("scalar", "uneven substeps", "random start", "three noises mixed", "two random starts")
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=[] if case in DAILY else pytest.mark.nightly) for case in CASES]
-)
+@pytest.mark.parametrize("case", EACH)
 def test_the_bank_has_the_law_of_the_equation(case, x64):
     model, law = CASES[case]
     assert divergence(model, law, "markov") < MARKOV_BOUND
@@ -173,7 +174,7 @@ def scalars_in_plates(noise, y0):
         return scalar(noise, y0=y0)
 
 
-@pytest.mark.parametrize("noise", ["exact", "markov"])
+@pytest.mark.parametrize("noise", ["exact", pytest.param("markov", marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     "y0", [0.7, np.full((2, 3), 0.7), dist.Normal(0.7, 1e-9)], ids=["one", "each", "law"]
 )
@@ -225,11 +226,11 @@ def test_drawn_paths_of_the_bank_have_its_moments():
 
 @pytest.mark.parametrize("noise", ["exact", "markov"])
 def test_precision_is_that_of_the_session(noise):
-    single = drawn(partial(scalar, y0=0), random.key(0), noise)
-    assert single.dtype == jnp.float32
-    with jax.enable_x64(True):
-        double = drawn(partial(scalar, hurst=jnp.float32(0.3)), random.key(0), noise)
-    assert double.dtype == jnp.float64
+    for precision, is_double in ((jnp.float32, False), (jnp.float64, True)):
+        with jax.enable_x64(is_double):
+            model = seed(partial(scalar, y0=0, hurst=jnp.float32(0.3)), 0)
+            path = jax.eval_shape(lambda model=model: model(noise))
+        assert path.dtype == precision
 
 
 def test_the_drift_sees_the_time_before_the_step(x64):
@@ -239,9 +240,7 @@ def test_the_drift_sees_the_time_before_the_step(x64):
 
 
 def test_the_fine_grid_is_recorded_when_asked():
-    found = numpyro.handlers.trace(
-        numpyro.handlers.seed(partial(scalar, substeps=SUBSTEPS, save_path=True), 0)
-    ).get_trace("markov")
+    found = trace(seed(partial(scalar, substeps=SUBSTEPS, save_path=True), 0)).get_trace("exact")
     assert found["x_path"]["value"].shape == (sum(SUBSTEPS) + 1,)
     np.testing.assert_array_equal(
         found["x_path"]["value"][np.append(0, np.cumsum(SUBSTEPS))], found["x"]["value"]
@@ -249,10 +248,9 @@ def test_the_fine_grid_is_recorded_when_asked():
     assert found["x_path"]["type"] == found["x"]["type"] == "deterministic"
 
 
-@pytest.mark.parametrize("noise", ["exact", "markov"])
-def test_a_checkpointed_path_has_the_same_derivative(noise):
+def test_a_checkpointed_path_has_the_same_derivative():
     def end(pull, checkpoint):
-        return drawn(partial(scalar, pull=pull, checkpoint=checkpoint), random.key(0), noise)[-1]
+        return drawn(partial(scalar, pull=pull, checkpoint=checkpoint), random.key(0), "exact")[-1]
 
     slopes = [jax.grad(end)(0.8, checkpoint) for checkpoint in (False, True)]
     assert slopes[0] != 0

@@ -124,18 +124,9 @@ def learnt_by_svi(model, y):
     assert losses[-5:].mean() < losses[:5].mean()
 
 
-NIGHTLY = pytest.mark.nightly
-
-
-@pytest.mark.parametrize(
-    ("learnt", "method"),
-    [
-        pytest.param(learnt_by_nuts, "exact", marks=NIGHTLY),
-        pytest.param(learnt_by_nuts, "markov", marks=NIGHTLY),
-        pytest.param(learnt_by_svi, "exact", marks=NIGHTLY),
-        (learnt_by_svi, "markov"),
-    ],
-)
+@pytest.mark.nightly  # daily of fractional_sde
+@pytest.mark.parametrize("method", ["exact", "markov"])
+@pytest.mark.parametrize("learnt", [learnt_by_nuts, learnt_by_svi])
 def test_h_of_a_path_is_learnt(learnt, method):
     def model(y):
         x = fbm_path("x", EVEN, numpyro.sample("H", hurst_prior()), method=method, num_modes=5)

@@ -53,7 +53,8 @@ def posterior(noise):
     return mean + gain @ (Y - mean), covariance - gain @ covariance
 
 
-@pytest.mark.parametrize("noise", [pytest.param("exact", marks=pytest.mark.nightly), "markov"])
+@pytest.mark.nightly  # NUTS runs daily in the example of fractional_sde
+@pytest.mark.parametrize("noise", ["exact", "markov"])
 def test_nuts_has_the_posterior_of_dense_algebra(noise):
     mcmc = MCMC(
         NUTS(observed),
@@ -92,7 +93,7 @@ def test_all_parameters_are_learnt_by_svi_with_h_a_param():
     assert result.params["hurst"] != 0.5
 
 
-@pytest.mark.nightly  # daily as the example of fractional_sde
+@pytest.mark.nightly
 def test_all_parameters_are_learnt_by_nuts():
     def model(y):
         H = numpyro.sample("H", hurst_prior())
@@ -172,7 +173,8 @@ def test_a_forecast_by_the_bank_is_the_law_of_its_fresh_normals():
             return substitute(seed(partial(path, LONGER, "markov"), 0), sites)()[len(TS) :]
 
         zero = jnp.zeros(longer[N:].size)
-        mean, images = np.asarray(new_times(zero)), np.asarray(jax.jacfwd(new_times)(zero))
+        both = jax.jit(lambda fresh: (new_times(fresh), jax.jacfwd(new_times)(fresh)))
+        mean, images = map(np.asarray, both(zero))
     second = (images @ images.T + np.outer(mean, mean))[np.triu_indices(3)]
     assert_exact(z_scores(draws, np.append(mean, second)))
 
