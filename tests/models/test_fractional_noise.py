@@ -16,7 +16,7 @@ from scipy import linalg, optimize, stats
 from emberwalk.kernels.fractional import fbm_covariance
 from emberwalk.kernels.fractional.kl_criterion import fractional_noise
 from emberwalk.models import FractionalBrownianMotion, FractionalGaussianNoise, hurst_prior, load_nile
-from tests.statistics import assert_caught, assert_exact, moments, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, moments, optimised, replicas, z_scores
 
 IRREGULAR = np.cumsum(np.random.default_rng(0).exponential(size=200) + 0.02)
 REGULAR = 0.3 * np.arange(1, 201)
@@ -259,13 +259,14 @@ def test_nile_under_nuts_has_the_posterior_of_quadrature_with_exact_noise():
     init = numpyro.infer.init_to_value(values={"H": 0.8, "s": 1.0, "mu": 0.0})
     mcmc = MCMC(
         NUTS(model, init_strategy=init),
-        num_warmup=200,
-        num_samples=200,
+        num_warmup=100,
+        num_samples=100,
         num_chains=8,
         chain_method="vectorized",
         progress_bar=False,
     )
-    mcmc.run(random.key(0), jnp.asarray(load_nile()[1]))
+    with optimised():
+        mcmc.run(random.key(0), jnp.asarray(load_nile()[1]))
     H = np.asarray(mcmc.get_samples(group_by_chain=True)["H"])
     assert abs(H.mean() - 0.838) < 0.0005 + 4.5 * H.mean(1).std(ddof=1) / np.sqrt(8)
     assert H.std() == pytest.approx(0.025, rel=0.15)
