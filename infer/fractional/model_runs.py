@@ -36,6 +36,17 @@ class Named:
         return message.get("name") in self.names
 
 
+@dataclass(frozen=True)
+class WithoutNoise:
+    """The model with its path undisturbed: what a guide of the other latents looks at; a class, as `Named`."""
+
+    model: Model
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with taken_over(_undisturbed):
+            return self.model(*args, **kwargs)
+
+
 class Reading(NamedTuple):
     """One run of the model.
 
@@ -66,7 +77,7 @@ def read_model(model: Model, key: Any, others: Values, args: tuple, kwargs: dict
 
     def hook(equation: FractionalSDE) -> Array:
         found.append(equation)
-        return equation.record(equation.path(*no_noise(equation)))
+        return _undisturbed(equation)
 
     hidden = handlers.block(hide_fn=_is_hidden)
     seeded = handlers.seed(handlers.substitute(model, data=others), key)
@@ -95,6 +106,10 @@ def no_noise(equation: FractionalSDE) -> tuple[Float[Array, "*B R"], Float[Array
     batch, dtype = equation.state.batch, jnp.result_type(float)
     b = jnp.zeros((*batch, equation.num_start_noises), dtype)
     return b, jnp.zeros((len(equation.state.grid.steps), *batch, equation.num_step_noises), dtype)
+
+
+def _undisturbed(equation: FractionalSDE) -> Array:
+    return equation.record(equation.path(*no_noise(equation)))
 
 
 def _is_hidden(message: dict[str, Any]) -> bool:

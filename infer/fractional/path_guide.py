@@ -28,6 +28,7 @@ from .model_runs import (
     Named,
     Reading,
     Values,
+    WithoutNoise,
     is_concrete,
     log_density_of_path,
     path_sites,
@@ -189,7 +190,7 @@ class PathGuide(AutoGuide):
         self.prototype_trace = reading.trace
         others = [site for site, m in reading.trace.items() if m["type"] == "sample" and not m["is_observed"]]
         if others:
-            rest = handlers.block(self.model, hide_fn=Named(path_sites(name)))
+            rest = handlers.block(WithoutNoise(self.model), hide_fn=Named(path_sites(name)))
             self._theta = self.inner(rest, prefix=self.prefix, init_loc_fn=self.init_loc_fn)
             theta = self._theta(*args, **kwargs)
             reading = read_model(self.model, numpyro.prng_key(), theta, args, kwargs)
