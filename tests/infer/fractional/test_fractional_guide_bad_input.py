@@ -136,7 +136,7 @@ def test_fractional_guide_bad_input_traced_data_are_refused_with_the_way_out():
 def test_fractional_guide_bad_input_h_out_of_range_and_infinite_paths_are_counted():
     def model(y):
         H = numpyro.sample("H", dist.Uniform(0.5, 0.99))
-        x = fractional_sde("x", lambda t, x: jnp.where(x < -0.7, jnp.nan, -x), unit, TS, H, coefficients=C)
+        x = fractional_sde("x", lambda t, x: jnp.where(x < -0.2, jnp.nan, -x), unit, TS, H, coefficients=C)
         seen(x, y=y)
 
     guide = set_up(AutoFractionalSDE(model), Y)
