@@ -16,7 +16,7 @@ from scipy import linalg, optimize, stats
 from emberwalk.kernels.fractional import fbm_covariance
 from emberwalk.kernels.fractional.kl_criterion import fractional_noise
 from emberwalk.models import FractionalBrownianMotion, FractionalGaussianNoise, hurst_prior, load_nile
-from tests.statistics import assert_caught, assert_exact, moments, optimised, replicas, z_scores
+from tests.statistics import assert_caught, assert_exact, moments, replicas, z_scores
 
 IRREGULAR = np.cumsum(np.random.default_rng(0).exponential(size=200) + 0.02)
 REGULAR = 0.3 * np.arange(1, 201)
@@ -244,29 +244,3 @@ def test_nile_has_the_same_maximum_in_float32_by_exact_noise():
     value, slope = jax.jit(jax.value_and_grad(partial(nile_density, y=y)))(jnp.asarray(at, jnp.float32))
     assert float(value) == pytest.approx(LOG_LIKELIHOOD, abs=0.02)
     assert abs(float(slope[0])) / INFORMATION < 0.001
-
-
-@pytest.mark.nightly
-def test_nile_under_nuts_has_the_posterior_of_quadrature_with_exact_noise():
-    """Flat priors: H .838 +- .025."""
-
-    def model(y):
-        H = numpyro.sample("H", dist.Uniform(0.5, 0.98))
-        s = 100.0 * numpyro.sample("s", dist.ImproperUniform(dist.constraints.positive, (), ()))
-        mu = 1150.0 + 100.0 * numpyro.sample("mu", dist.ImproperUniform(dist.constraints.real, (), ()))
-        numpyro.sample("y", FractionalGaussianNoise(H, s, mu, num_steps=len(y)), obs=y)
-
-    init = numpyro.infer.init_to_value(values={"H": 0.8, "s": 1.0, "mu": 0.0})
-    mcmc = MCMC(
-        NUTS(model, init_strategy=init),
-        num_warmup=100,
-        num_samples=100,
-        num_chains=8,
-        chain_method="vectorized",
-        progress_bar=False,
-    )
-    with optimised():
-        mcmc.run(random.key(0), jnp.asarray(load_nile()[1]))
-    H = np.asarray(mcmc.get_samples(group_by_chain=True)["H"])
-    assert abs(H.mean() - 0.838) < 0.0005 + 4.5 * H.mean(1).std(ddof=1) / np.sqrt(8)
-    assert H.std() == pytest.approx(0.025, rel=0.15)
