@@ -187,7 +187,6 @@ class PathGuide(AutoGuide):
         """Once: which latents there are besides, and what the subclass wants to know."""
         reading = read_model(self.model, numpyro.prng_key(), {}, args, kwargs)
         name = reading.equation.name
-        self.prototype_trace = reading.trace
         others = [site for site, m in reading.trace.items() if m["type"] == "sample" and not m["is_observed"]]
         if others:
             rest = handlers.block(WithoutNoise(self.model), hide_fn=Named(path_sites(name)))

@@ -7,7 +7,6 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from jax import random
-from numpyro import handlers
 
 from emberwalk.infer import AutoFractionalSDE, ControlGuide
 from emberwalk.models import fractional_sde
