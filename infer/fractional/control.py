@@ -51,6 +51,7 @@ class ControlGuide(PathGuide):
         ValueError: for options at once; for models when first called, by name.
 
     Examples:
+        >>> import optax
         >>> from emberwalk.infer import ControlGuide
         >>> from emberwalk.models import fractional_sde
         >>> from numpyro.infer import SVI, Trace_ELBO

@@ -62,6 +62,7 @@ class AutoFractionalSDE(PathGuide):
         ValueError, TypeError, NotImplementedError: for options at once; for models when first called, by name.
 
     Examples:
+        >>> import optax
         >>> from emberwalk.infer import AutoFractionalSDE
         >>> from emberwalk.models import fractional_sde, hurst_prior
         >>> from numpyro.infer import SVI, Trace_ELBO

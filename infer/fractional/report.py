@@ -28,7 +28,8 @@ class FractionalDiagnostics:
         elbo: mean of log w, nats.
         elbo_sd: sd of log w over draws, nats.
         log_evidence: of the model, by importance sampling with the guide's draws, nats. Right where pareto_k < .7.
-        pareto_k: shape of the tail of w (Vehtari and others 2024): below .5 good, from .7 on not to be trusted.
+        pareto_k: shape of the tail of w (Vehtari and others 2024), of draws that are finite: below .5 good, from .7 on
+            not to be trusted; 0 where the largest are all the same.
         particle_ess: draws from the posterior that those of the guide are worth.
         num_samples: draws.
         num_nonfinite: draws whose weight is NaN or 0: a drift or diffusion that is not finite on their path.
@@ -102,7 +103,10 @@ def diagnosed(
         )
     good = log_w[finite]
     total = float(logsumexp(good))
-    _, pareto_k = array_stats.psislw(np.where(finite, log_w, -np.inf))
+    try:
+        _, pareto_k = array_stats.psislw(good)
+    except ValueError:  # the largest weights are all the same: there is no tail
+        pareto_k = 0.0
     return FractionalDiagnostics(
         elbo=float(good.mean()),
         elbo_sd=float(good.std()),

@@ -18,7 +18,7 @@ def gap(model, guide, params, exact, *args, num=2000):
     return exact - found.mean(), found.std() / np.sqrt(num)
 
 
-@pytest.mark.parametrize("initial", ["learnt", "prior"])
+@pytest.mark.parametrize("initial", ["learnt", pytest.param("prior", marks=pytest.mark.nightly)])
 def test_fractional_control_learns_and_does_not_pass_its_floor(initial):
     at, num = np.array([25, 50]), 50
     model, y = bridge(num, at), jnp.zeros(2)
