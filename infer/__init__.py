@@ -8,6 +8,10 @@ if not __name__.startswith("emberwalk."):
 
 from ..kernels.walk import Growth, Ramp
 from .diagnostics import diagnose, summary, to_datatree
+from .fractional.control import ControlGuide
+from .fractional.guide import AutoFractionalSDE
+from .fractional.plots import plot_elbo, plot_sde_path, plot_structure_function
+from .fractional.report import FractionalDiagnostics
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
 from .sgmcmc.ensemble import DeepEnsemble
@@ -52,10 +56,13 @@ __all__ = [
     "PPG",
     "SGMCMC",
     "SRRW",
+    "AutoFractionalSDE",
     "Average",
     "CalibrationCurve",
     "ChainsCurve",
+    "ControlGuide",
     "DeepEnsemble",
+    "FractionalDiagnostics",
     "FunctionalEstimate",
     "GraphWalk",
     "GraphWalkState",
@@ -93,10 +100,13 @@ __all__ = [
     "plot_calibration",
     "plot_chains_curve",
     "plot_cycles",
+    "plot_elbo",
     "plot_error_decay",
     "plot_noise_ratio",
     "plot_particle_ess",
+    "plot_sde_path",
     "plot_states",
+    "plot_structure_function",
     "plot_temperatures",
     "plot_update_rate",
     "plot_variance_ratio",

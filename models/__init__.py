@@ -10,6 +10,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .discrete import g_prior_selection, ising
+from .fractional import (
+    FractionalBrownianMotion,
+    FractionalGaussianNoise,
+    extend_noise,
+    fbm_path,
+    fractional_sde,
+    hurst_prior,
+    load_nile,
+)
 from .graphs import barabasi_albert, karate_club, read_edge_list
 from .networks import init_to_module, laplace_prior, mlp, scaled_normal, student_t_prior
 from .ssm_examples import (
@@ -30,12 +39,18 @@ if TYPE_CHECKING:
 __all__ = [
     "DistancePotential",
     "Ethanol",
+    "FractionalBrownianMotion",
+    "FractionalGaussianNoise",
     "Geometries",
     "StateSpace",
     "barabasi_albert",
     "emission",
+    "extend_noise",
+    "fbm_path",
     "force_matching",
+    "fractional_sde",
     "g_prior_selection",
+    "hurst_prior",
     "init_to_module",
     "ising",
     "karate_club",
@@ -45,6 +60,7 @@ __all__ = [
     "linear_gaussian_ssm",
     "load_ethanol",
     "load_gbp_usd",
+    "load_nile",
     "mlp",
     "nonlinear_growth",
     "poisson_counts",

@@ -30,7 +30,18 @@ from .exact import (
     sample_davies_harte,
     stationary_log_density,
 )
-from .gaussian_filter import Draw, Gain, Gains, Information, Linear, Sites, backward, log_prob, simulate
+from .gaussian_filter import (
+    Draw,
+    Gain,
+    Gains,
+    Information,
+    Linear,
+    Sites,
+    backward,
+    driven,
+    log_prob,
+    simulate,
+)
 from .girsanov import Controlled, Floor, control_floor, control_kl, simulate_control
 from .kl_criterion import increment_autocovariance, kl_per_increment
 from .ou_bank import BankState, BankStep, bank_path, bank_step, init, initial_factor, step
@@ -56,6 +67,7 @@ __all__ = [
     "circulant_increments",
     "control_floor",
     "control_kl",
+    "driven",
     "fbm_covariance",
     "fgn_autocovariance",
     "fgn_log_density",

@@ -103,19 +103,19 @@ class Gains(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """What `simulate` returns.
+    """What `simulate` returns; *B where several sequences are drawn at once.
 
     Attributes:
-        b: noise of the start, `[r0]`.
-        e: noises of the steps, `[N, r]`.
-        z: the path, `[N + 1, n]`.
-        log_prob: log q(b, e).
+        b: noise of the start, `[*B, r0]`.
+        e: noises of the steps, `[N, *B, r]`.
+        z: the path, `[N + 1, *B, n]`.
+        log_prob: log q(b, e), `[*B]`.
     """
 
-    b: Float[Array, " r0"]
-    e: Float[Array, "N r"]
-    z: Float[Array, "N+1 n"]
-    log_prob: Float[Array, ""]
+    b: Float[Array, "*B r0"]
+    e: Float[Array, "N *B r"]
+    z: Float[Array, "N+1 *B n"]
+    log_prob: Float[Array, "*B"]
 
 
 def backward(linear: Linear, sites: Sites, *, checkpoint: bool = False) -> Gains:
@@ -161,11 +161,12 @@ def simulate(
 
     Args:
         key: of the draw.
-        gains: from `backward`.
+        gains: from `backward`. Several sequences that `start` and `step` take at once have their axes *B first in
+            `start` and behind N in `steps`: `jax.vmap(backward, out_axes=Gains(0, 1, 0, 0))`.
         start: b -> z_0, the model's own.
         step: (z, e, inputs of the step) -> z+, the model's own.
         inputs: of all steps, leading axis N.
-        shift: (z, inputs of the step) -> what is added to m + G z, `[r]`: a residual to be learnt.
+        shift: (z, inputs of the step) -> what is added to m + G z, `[*B, r]`: a residual to be learnt.
 
     Examples:
         >>> from emberwalk.kernels.fractional import Linear, Sites, backward, simulate
@@ -179,6 +180,39 @@ def simulate(
     key_start, key_steps = random.split(key)
     xi0 = random.normal(key_start, gains.start.m.shape, gains.start.m.dtype)
     xi = random.normal(key_steps, gains.steps.m.shape, gains.steps.m.dtype)
+    return driven(xi0, xi, gains, start, step, inputs, shift)
+
+
+def driven(
+    xi0: Float[Array, "*B r0"],
+    xi: Float[Array, "N *B r"],
+    gains: Gains,
+    start: Start,
+    step: Step,
+    inputs: PyTree[Array] = None,
+    shift: Shift | None = None,
+) -> Draw:
+    """The draw that given normals make, equation (3): of zeros, the path on which the guide is centred.
+
+    Args:
+        xi0: of the start, `[*B, r0]`.
+        xi: of the steps, `[N, *B, r]`.
+        gains: as for `simulate`.
+        start: as for `simulate`.
+        step: as for `simulate`.
+        inputs: as for `simulate`.
+        shift: as for `simulate`.
+
+    Examples:
+        >>> from emberwalk.kernels.fractional import Linear, Sites, backward, driven
+        >>> one = jnp.ones((1, 1, 1))
+        >>> walk = Linear(one, jnp.zeros((1, 1)), one, jnp.zeros(1), jnp.zeros((1, 1)))
+        >>> y_is_2 = Sites(jnp.array([[0.0], [2.0]]), jnp.array([[[0.0]], [[1.0]]]))
+        >>> gains, zeros = backward(walk, y_is_2), (jnp.zeros(1), jnp.zeros((1, 1)))
+        >>> centre = driven(*zeros, gains, lambda b: jnp.zeros(1), lambda z, e, _: z + e)
+        >>> round(float(centre.z[1, 0]), 4)
+        1.0
+    """
     b = gains.start.m + _whiten_back(gains.start.chol, xi0)
     # all that does not need z is done for all steps at once
     base = gains.steps.m + _whiten_back(gains.steps.chol, xi)
@@ -186,12 +220,12 @@ def simulate(
 
     def advance(z: Point, step_inputs):
         base, G, inputs = step_inputs
-        e = base + G @ z + (0.0 if shift is None else shift(z, inputs))
+        e = base + _times(G, z) + (0.0 if shift is None else shift(z, inputs))
         z = step(z, e, inputs)
         return z, (z, e)
 
     _, (z, e) = lax.scan(advance, z0, (base, gains.steps.G, inputs))
-    log_prob = _log_prob(gains.start.chol, xi0) + _log_prob(gains.steps.chol, xi)
+    log_prob = _log_prob(gains.start.chol, xi0) + _log_prob(gains.steps.chol, xi).sum(0)
     return Draw(b, e, jnp.concatenate([z0[None], z]), log_prob)
 
 
@@ -199,19 +233,19 @@ def log_prob(
     gains: Gains,
     start: Start,
     step: Step,
-    b: Float[Array, " r0"],
-    e: Float[Array, "N r"],
+    b: Float[Array, "*B r0"],
+    e: Float[Array, "N *B r"],
     inputs: PyTree[Array] = None,
     shift: Shift | None = None,
-) -> Float[Array, ""]:
+) -> Float[Array, "*B"]:
     """log q(b, e), equation (4): what `simulate` gives with its draw, for noises from anywhere.
 
     Args:
         gains: from `backward`.
         start: as for `simulate`.
         step: as for `simulate`.
-        b: noise of the start, `[r0]`.
-        e: noises of the steps, `[N, r]`.
+        b: noise of the start, `[*B, r0]`.
+        e: noises of the steps, `[N, *B, r]`.
         inputs: as for `simulate`.
         shift: as for `simulate`.
 
@@ -227,14 +261,13 @@ def log_prob(
 
     def advance(z: Point, step_inputs):
         m, G, e, inputs = step_inputs
-        mean = m + G @ z + (0.0 if shift is None else shift(z, inputs))
+        mean = m + _times(G, z) + (0.0 if shift is None else shift(z, inputs))
         return step(z, e, inputs), mean
 
     _, means = lax.scan(advance, start(b), (gains.steps.m, gains.steps.G, e, inputs))
-    xi0 = b - gains.start.m
-    return _log_prob(gains.start.chol, _whiten(gains.start.chol, xi0)) + _log_prob(
-        gains.steps.chol, _whiten(gains.steps.chol, e - means)
-    )
+    xi0 = _whiten(gains.start.chol, b - gains.start.m)
+    xi = _whiten(gains.steps.chol, e - means)
+    return _log_prob(gains.start.chol, xi0) + _log_prob(gains.steps.chol, xi).sum(0)
 
 
 def _absorb(info: Information, h: Float[Array, " d"], J: Float[Array, "d d"]) -> Information:
@@ -276,17 +309,21 @@ def _scan_back(body: Callable, carry: Information, inputs: PyTree[Array], checkp
     return carry, jax.tree.map(join, early_out, late_out)
 
 
-def _whiten(chol: Float[Array, "*N r r"], e: Float[Array, "*N r"]) -> Float[Array, "*N r"]:
+def _times(matrix: Float[Array, "*B m n"], vector: Float[Array, "*B n"]) -> Float[Array, "*B m"]:
+    return jnp.einsum("...mn,...n->...m", matrix, vector)
+
+
+def _whiten(chol: Float[Array, "*B r r"], e: Float[Array, "*B r"]) -> Float[Array, "*B r"]:
     """xi = C'e."""
     return jnp.einsum("...ij,...i->...j", chol, e)
 
 
-def _whiten_back(chol: Float[Array, "*N r r"], xi: Float[Array, "*N r"]) -> Float[Array, "*N r"]:
+def _whiten_back(chol: Float[Array, "*B r r"], xi: Float[Array, "*B r"]) -> Float[Array, "*B r"]:
     """e = C'^-1 xi."""
     return solve_triangular(chol, xi[..., None], lower=True, trans=1)[..., 0]
 
 
-def _log_prob(chol: Float[Array, "*N r r"], xi: Float[Array, "*N r"]) -> Float[Array, ""]:
-    """Equation (4), over all steps."""
-    logdet = jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)))
-    return logdet - (jnp.sum(xi**2) + xi.size * math.log(2 * math.pi)) / 2
+def _log_prob(chol: Float[Array, "*B r r"], xi: Float[Array, "*B r"]) -> Float[Array, "*B"]:
+    """Equation (4)."""
+    logdet = jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)), -1)
+    return logdet - (jnp.sum(xi**2, -1) + xi.shape[-1] * math.log(2 * math.pi)) / 2

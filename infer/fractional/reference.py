@@ -1,0 +1,127 @@
+"""The filter's gains for an equation that need not be linear: a path to linearise it about, then its own centre.
+
+    z, e  a reference path;   (M, c, L) = tangent of the solver's step there;   gains by the filter       (1)
+    z, e <- the centre of the guide (no noise beyond its mean), and again                                 (2)
+
+The first reference goes straight from one site's mean h / J to the next. A linear equation with quadratic sites needs
+no more than one pass, anywhere. References have no derivative: the parameters have theirs through the tangent.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from ...kernels.fractional import Gains, backward, driven
+from ...models.fractional import FractionalSDE
+from .model_runs import no_noise
+from .sites import Factors
+
+type FactorsAt = Callable[[Float[Array, "*B M+1 d"]], Factors]
+
+_SAME = 1e-5
+_SEEN = 1e-12  # less precision than this is none
+
+
+def gains_of(
+    equation: FractionalSDE, factors_at: FactorsAt, passes: int, *, checkpoint: bool = False
+) -> tuple[Gains, Factors]:
+    """Equations (1) and (2).
+
+    Args:
+        equation: of the path.
+        factors_at: x at ts, `[*B, M + 1, d]` -> factors there.
+        passes: how often (2) is done.
+        checkpoint: see `backward`.
+
+    Returns:
+        Gains, the axes of the plates first in `start` and behind time in `steps`; and the last factors.
+    """
+    b, e = no_noise(equation)
+    x = equation.path(b, e)
+    if passes:
+        x = lax.stop_gradient(between_sites(equation, factors_at(at_outputs(equation, x)), x))
+    z = jnp.concatenate(
+        [x, jnp.zeros((*x.shape[:-1], equation.start(b).shape[-1] - x.shape[-1]), x.dtype)], -1
+    )
+    for number in range(passes + 1):
+        factors = factors_at(at_outputs(equation, z[..., : x.shape[-1]]))
+        gains = _filtered(equation, z, e, factors, checkpoint)
+        if number < passes:
+            z, e = lax.stop_gradient(centre(equation, gains))
+    return gains, factors
+
+
+def centre(equation: FractionalSDE, gains: Gains) -> tuple[Float[Array, "N+1 *B n"], Float[Array, "N *B Pr"]]:
+    """(z, e) of the guide without noise beyond its mean."""
+    zeros = jnp.zeros_like(gains.start.m), jnp.zeros_like(gains.steps.m)
+    draw = driven(*zeros, gains, equation.start, equation.step, equation.inputs)
+    return draw.z, draw.e
+
+
+def at_outputs(equation: FractionalSDE, x: Float[Array, "N+1 *B d"]) -> Float[Array, "*B M+1 d"]:
+    """A path of the solver's grid, at ts."""
+    return jnp.moveaxis(x[equation.state.grid.outputs], 0, -2)
+
+
+def curvature_of_step(equation: FractionalSDE, other: Float[Array, ""]) -> Float[Array, ""]:
+    """How much the tangent changes to a path that is `other` away, relative: 0 for a linear equation."""
+    b, e = no_noise(equation)
+    z = jnp.zeros((len(e) + 1, *equation.start(b).shape), e.dtype) + equation.start(b)
+    here, there = equation.linear(z, e), equation.linear(z + other, e + other)
+    return jnp.maximum(_change(here.M, there.M), _change(here.L, there.L))
+
+
+def between_sites(
+    equation: FractionalSDE, factors: Factors, x: Float[Array, "N+1 *B d"]
+) -> Float[Array, "N+1 *B d"]:
+    """Straight lines between the means of the sites; `x` where a coordinate has none."""
+    grid = equation.state.grid
+    mean, seen = site_means(factors)
+    ts, fine = jnp.asarray(grid.ts, x.dtype), jnp.asarray(grid.fine, x.dtype)
+
+    def line(mean: Float[Array, " M+1"], seen: Bool[Array, " M+1"], x: Float[Array, " N+1"]):
+        before, after = neighbours(seen)
+        has_before, has_after = before >= 0, after < len(ts)
+        left = jnp.where(has_before, before, jnp.minimum(after, len(ts) - 1))
+        right = jnp.where(has_after, after, jnp.maximum(left, 0))
+        left = jnp.where(has_before, left, right)
+        width = jnp.maximum(ts[right] - ts[left], jnp.finfo(x.dtype).tiny)
+        share = jnp.where(right > left, (ts - ts[left]) / width, 0.0)
+        at_ts = mean[left] + share * (mean[right] - mean[left])
+        return jnp.where(seen.any(), jnp.interp(fine, ts, at_ts), x)
+
+    each = line
+    for _ in range(mean.ndim - 2):
+        each = jax.vmap(each, (0, 0, 1), 1)
+    return jax.vmap(each, (-1, -1, -1), -1)(mean, seen, x)
+
+
+def site_means(factors: Factors) -> tuple[Float[Array, "*B M+1 d"], Bool[Array, "*B M+1 d"]]:
+    """h / J of each coordinate, and where there is one."""
+    precision = jnp.diagonal(factors.J, axis1=-2, axis2=-1)
+    seen = precision > _SEEN
+    return jnp.where(seen, factors.h / jnp.where(seen, precision, 1.0), 0.0), seen
+
+
+def neighbours(seen: Bool[Array, " M"]) -> tuple[Int[Array, " M"], Int[Array, " M"]]:
+    """The last seen index up to each, -1 for none; and the first from it on, M for none."""
+    index = jnp.arange(len(seen))
+    before = lax.cummax(jnp.where(seen, index, -1))
+    after = lax.cummin(jnp.where(seen, index, len(seen)), reverse=True)
+    return before, after
+
+
+def _filtered(equation: FractionalSDE, z: Array, e: Array, factors: Factors, checkpoint: bool) -> Gains:
+    def one(linear, sites):
+        return backward(linear, sites, checkpoint=checkpoint)
+
+    for _ in equation.state.batch:
+        one = jax.vmap(one, out_axes=Gains(0, 1, 0, 0))  # type: ignore[arg-type]
+    return one(equation.linear(z, e), factors.on(equation))
+
+
+def _change(here: Array, there: Array) -> Float[Array, ""]:
+    return jnp.abs(here - there).max() / jnp.maximum(jnp.abs(here).max(), jnp.finfo(here.dtype).tiny)
