@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from scipy.linalg import expm
 
-from emberwalk.kernels.jump import RatePrior, path_statistics, refine_counts
+from emberwalk.kernels.jump import path_statistics, refine_counts
 from tests.statistics import optimised
 
 Q3 = np.array([[0.0, 1.0, 0.5], [0.25, 0.0, 0.5], [2.0, 0.0, 0.0]])
@@ -91,12 +91,25 @@ def ratchet_paths(folder, potential):
         return np.asarray(data["times"], np.float64), np.asarray(data["observations"], np.int64), rates
 
 
-def block_errors(times, labels, truth, num_paths, num_blocks, prior=None):
-    """RMSE of `refine_counts` on disjoint consecutive blocks of paths, one compiled program for all."""
-    refine = jax.jit(lambda stats: refine_counts(stats, prior or RatePrior()).mean)
-    errors = []
+_TOGETHER = 25
+_refine_blocks = jax.jit(jax.vmap(refine_counts))
+
+
+def refined_blocks(times, labels, num_paths, num_blocks):
+    """Means and presence of `refine_counts` on disjoint consecutive blocks of paths, 25 at a time in one program."""
+    parts = labels[: num_blocks * num_paths].reshape(num_blocks, num_paths, -1)
+    stats = [path_statistics(times, part, num_states=6) for part in parts]
+    stats += stats[:1] * (-num_blocks % _TOGETHER)
+    found = []
     with optimised():
-        for block in range(num_blocks):
-            part = labels[block * num_paths : (block + 1) * num_paths]
-            errors.append(rmse(refine(path_statistics(times, part, num_states=len(truth))), truth))
-    return np.array(errors)
+        for at in range(0, len(stats), _TOGETHER):
+            together = jax.tree.map(lambda *x: np.stack(x), *stats[at : at + _TOGETHER])
+            refined = _refine_blocks(together)
+            found.append((refined.mean, refined.presence))
+    return jax.tree.map(lambda *x: np.concatenate(x)[:num_blocks], *found)
+
+
+def block_errors(times, labels, truth, num_paths, num_blocks):
+    """Root mean square error of each block."""
+    means, _ = refined_blocks(times, labels, num_paths, num_blocks)
+    return np.array([rmse(mean, truth) for mean in means])

@@ -22,7 +22,7 @@ Q = random_rates(np.random.default_rng(2), 4)
 Q[0, 3] = Q[3, 0] = 0.0
 TIMES = np.linspace(0, 6, 40)
 LABELS = simulate_batch(3, Q, TIMES, 25)
-NOISY = simulate_batch(3, Q, TIMES, 25, label_noise=0.05)
+NOISY = simulate_batch(3, Q, TIMES, 12, label_noise=0.05)
 ORDER = np.array([2, 0, 3, 1])  # the new name of each state
 
 

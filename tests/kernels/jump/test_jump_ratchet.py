@@ -16,7 +16,7 @@ from emberwalk.kernels.jump import (
     refine_labels,
     simulate_batch,
 )
-from tests.kernels.jump.processes import block_errors, ratchet, ratchet_paths, rmse
+from tests.kernels.jump.processes import block_errors, ratchet, ratchet_paths, refined_blocks, rmse
 from tests.statistics import optimised
 
 ALL_BLOCKS = {1: 2000, 3: 333, 10: 333, 30: 333, 100: 100, 300: 33, 1000: 10, 5000: 2}
@@ -82,14 +82,12 @@ def test_jump_ratchet_planted_count_ratio_is_caught(paths_of):
 def test_jump_ratchet_graph_is_found_at_300_paths(paths_of):
     """Links that are there have presence near 1, those that are not near 0; and it is reciprocal."""
     times, labels, truth = paths_of(1)
-    refine = jax.jit(lambda stats: refine_counts(stats).presence)
-    with optimised():
-        found = [refine(path_statistics(times, labels[300 * b : 300 * b + 300])) for b in range(33)]
-    w = np.mean([np.asarray(f.probability) for f in found], 0)
+    _, presence = refined_blocks(times, labels, 300, 33)
+    w = presence.probability.mean(0)
     links = ~np.eye(6, dtype=bool)
     assert w[links & (truth > 0)].mean() > 0.99
     assert w[links & (truth == 0)].mean() < 0.02
-    assert np.mean([float(f.reciprocal) for f in found]) > 0.9
+    assert presence.reciprocal.mean() > 0.9
 
 
 @pytest.mark.nightly
@@ -119,7 +117,9 @@ def prior_draws(data_folder, graph, num=100):
     with np.load(file, allow_pickle=False) as data:
         links = data["adjacency"] * (1 - np.eye(6, dtype=int))
         full = links.sum((1, 2)) == 30
-        return (data["rates"] * links)[full if graph == "full" else ~full][:num].astype(float)
+        chosen = full if graph == "full" else ~full
+        rates, initial = data["rates"] * links, data["initial_distribution"]
+        return zip(*(x[chosen][:num].astype(float) for x in (rates, initial)), strict=True)
 
 
 @pytest.mark.nightly
@@ -130,7 +130,7 @@ def test_jump_errors_on_draws_of_a_published_prior(data_folder, graph, num_paths
     times, errors = np.linspace(0, 10, 100), []
     refine = jax.jit(lambda stats: refine_counts(stats).mean)
     with optimised():
-        for seed, q in enumerate(prior_draws(data_folder, graph)):
-            labels = simulate_batch(seed, q, times, num_paths)
+        for seed, (q, initial) in enumerate(prior_draws(data_folder, graph)):
+            labels = simulate_batch(seed, q, times, num_paths, initial)
             errors.append(rmse(refine(path_statistics(times, labels, num_states=6)), q))
     assert np.mean(errors) <= 1.1 * SEEN[graph][num_paths]
