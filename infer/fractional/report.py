@@ -34,6 +34,12 @@ class FractionalDiagnostics:
         num_samples: draws.
         num_nonfinite: draws whose weight is NaN or 0: a drift or diffusion that is not finite on their path.
         num_clipped: draws with H outside (.02, .98), where the bank stays at the end.
+
+    Examples:
+        >>> from emberwalk.infer import FractionalDiagnostics
+        >>> found = FractionalDiagnostics(-10.2, 0.4, -10.1, 0.83, 40.0, 1000, 0, 0)
+        >>> found.advice
+        ['pareto_k 0.83: do not trust log_evidence or weighted draws. Train longer, raise relinearise or add a residual.']
     """
 
     elbo: float
