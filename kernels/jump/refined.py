@@ -1,6 +1,6 @@
 """From data to rates with uncertainty: the steps of `refine`, `presence` and `laplace` in a row.
 
-    start -> EM -> which links are there -> Newton on theta = log q -> skewed Laplace                      (1)
+    start -> EM (-> Newton) -> which links are there -> Newton on theta = log q -> skewed Laplace          (1)
     log pi(theta) = log p(data; q) + sum_strong (a theta - b q) + sum_weak ((a + N) theta - (R + b) q)     (2)
 
 Links with presence above 1/2 are strong; a weak one is held in the likelihood at its mean, presence times rate, and
@@ -30,6 +30,7 @@ from .presence import Presence, drop_one_log_bayes, presence, quadrature_log_bay
 from .refine import (
     Expected,
     Fit,
+    LogLikelihood,
     Parameters,
     RatePrior,
     Slab,
@@ -58,8 +59,9 @@ class Refined(NamedTuple):
             inferred, of logit rho.
         initial: pi_0 `[n]`.
         label_noise: rho; 0 for labels that are right.
-        fit: how EM ended.
-        mode: how Newton ended.
+        fit: how EM ended; with right labels its parameters are then moved to the mode with all links there, which is
+            the estimate to take where slow links matter and none is known to be absent.
+        mode: how Newton ended, weak links held.
         log_evidence: of the data, by N and R of EM: within a nat or two.
         num_clipped_lags: lags too long for the fastest rate; see `num_clipped_lags`.
     """
@@ -105,6 +107,7 @@ def _refine_counts(stats: PathStatistics, few: PathStatistics, prior: RatePrior,
     q = (jumps + slab.shape) / (dwell_times(stats)[:, None] + slab.rate)
     log_likelihood = counts_likelihood(stats)
     fit = em(log_likelihood, _start(q, 0.0), slab.shape, slab.rate)
+    fit = fit._replace(parameters=_at_mode(log_likelihood, fit.parameters, slab, max_newton))
     expected = expectations(log_likelihood, fit.parameters)
     links = presence(quadrature_log_bayes(few, fit.parameters, expected, slab), prior)
 
@@ -115,6 +118,21 @@ def _refine_counts(stats: PathStatistics, few: PathStatistics, prior: RatePrior,
     counts = jnp.asarray(stats.counts, float)
     saturated = jnp.sum(counts * log_frequencies(counts))
     return _refined(density_of, posterior, jnp.asarray(stats.lags), saturated, infer_noise=False)
+
+
+def _at_mode(
+    log_likelihood: LogLikelihood, parameters: Parameters, slab: Slab, max_newton: int
+) -> Parameters:
+    """All links there: EM is slow where lags hold a jump or more, and presence is judged at the other links' rates."""
+    n = parameters.rates.shape[0]
+
+    def log_density(theta: Array) -> Array:
+        q = jnp.exp(theta)
+        value = log_likelihood(generator(rates_from_vector(q, n)), jnp.eye(n), parameters.initial)
+        return value + jnp.sum(slab.shape * theta - slab.rate * q)
+
+    mode = newton(log_density, jnp.log(rates_to_vector(parameters.rates)), max_steps=max_newton)
+    return parameters._replace(rates=rates_from_vector(jnp.exp(mode.position), n))
 
 
 def _start(q: Float[Array, "n n"], label_noise: ArrayLike) -> Parameters:
