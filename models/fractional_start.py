@@ -41,7 +41,9 @@ def from_normal(law: dist.Distribution, z: Float[Array, "..."]) -> Float[Array, 
             x = transform(x)
         return x
     if law.event_dim or law.is_discrete:
-        raise NotImplementedError
+        raise NotImplementedError(
+            f"{type(law).__name__} is no function of standard normals that is known here."
+        )
     # Phi is 1 from 5.4 on in float32, where a quantile may be infinite
     eps = jnp.finfo(z.dtype).eps
     return law.icdf(jnp.clip(ndtr(z), eps, 1 - eps))

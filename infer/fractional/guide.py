@@ -117,8 +117,9 @@ class AutoFractionalSDE(PathGuide):
             is_quadratic, self._kind = self._looked_at(equation, log_prob, key)
         if self.residual is not None:
             self._residual = residual_network(self.residual, equation, key)
+        sites_stay = is_quadratic or self._kind != "laplace"  # wherever the path is
         # a network may begin as zero and not stay so
-        if is_quadratic and not any(site["type"] == "param" for site in reading.trace.values()):
+        if sites_stay and not any(site["type"] == "param" for site in reading.trace.values()):
             curvature = jax.jit(partial(curvature_of_step, equation))(jnp.asarray(1.0))
             is_linear = is_concrete(curvature) and float(curvature) <= _LINEAR
             self._passes = 0 if is_linear else self.relinearise

@@ -42,7 +42,7 @@ def clock_of(equation: FractionalSDE) -> Float[Array, "N 2"]:
 
 def features_of(equation: FractionalSDE, factors: Factors) -> Features:
     """Equation (1) of all steps: the site after each."""
-    grid, d = equation.state.grid, factors.h.shape[-1]
+    grid = equation.state.grid
     mean, seen = site_means(lax.stop_gradient(factors))
     after = jnp.searchsorted(jnp.asarray(grid.outputs), jnp.arange(len(grid.steps)), side="right")
     ts = jnp.asarray(grid.ts, mean.dtype)
@@ -57,9 +57,7 @@ def features_of(equation: FractionalSDE, factors: Factors) -> Features:
 
     for _ in equation.state.batch:
         next_of = jax.vmap(next_of, out_axes=1)
-    context = next_of(mean, seen)
-    assert context.shape[-1] == d + 1
-    return Features(clock_of(equation), context)
+    return Features(clock_of(equation), next_of(mean, seen))
 
 
 def residual_network(residual: Any, equation: FractionalSDE, key: Any) -> Any:

@@ -34,9 +34,7 @@ from .model_runs import (
     path_sites,
     read_model,
 )
-from .report import FractionalDiagnostics, diagnosed
-
-_AT_ONCE = 32  # draws of `sample_posterior` in memory at a time
+from .report import DRAWS_AT_ONCE, FractionalDiagnostics, diagnosed
 
 
 class PathDraw(NamedTuple):
@@ -128,7 +126,7 @@ class PathGuide(AutoGuide):
             with handlers.block(), handlers.seed(rng_seed=rng_key):
                 self._set_up(args, kwargs)
         keys = random.split(rng_key, int(np.prod(sample_shape, dtype=int)))
-        draws = jax.jit(lambda keys: lax.map(one, keys, batch_size=_AT_ONCE))(keys)
+        draws = jax.jit(lambda keys: lax.map(one, keys, batch_size=DRAWS_AT_ONCE))(keys)
         return jax.tree.map(lambda leaf: leaf.reshape(*sample_shape, *leaf.shape[1:]), draws)
 
     def paths(self, samples: Values) -> Values:

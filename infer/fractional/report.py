@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from ...kernels.fractional.coefficients import HURST_RANGE
 
 _GOOD, _BAD = 0.5, 0.7
-_AT_ONCE = 32
+DRAWS_AT_ONCE = 32  # in memory
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def diagnosed(
         H = traces[1][guide.hurst_site]["value"]
         return model - ours, jnp.any((HURST_RANGE[0] > H) | (HURST_RANGE[1] < H))
 
-    draws = jax.jit(lambda keys: lax.map(draw, keys, batch_size=_AT_ONCE))
+    draws = jax.jit(lambda keys: lax.map(draw, keys, batch_size=DRAWS_AT_ONCE))
     log_w, clipped = (np.asarray(x, float) for x in draws(random.split(key, num_samples)))
     finite = np.isfinite(log_w)
     if not finite.any():

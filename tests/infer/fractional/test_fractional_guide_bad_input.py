@@ -49,7 +49,7 @@ def not_a_number():
 def two_sites():
     x = path()
     seen(x)
-    seen(x, "v")
+    seen(x, "v", Y + 3)
 
 
 def unobserved():
@@ -92,7 +92,15 @@ def test_fractional_guide_bad_input_is_refused(make, error, words):
 
 
 def test_fractional_guide_bad_input_one_of_two_sites_can_be_named():
-    set_up(encoded(two_sites, encoder_site="v"))
+    """Its data are what the guide goes to: 0, or 3 with noise of sd 1."""
+    ends = [
+        set_up(encoded(two_sites, encoder_site=site)).sample_posterior(
+            random.key(0), {}, sample_shape=(200,)
+        )["x"]
+        for site in ("y", "v")
+    ]
+    assert abs(ends[0][:, -1].mean()) < 0.3
+    assert ends[1][:, -1].mean() > 1.5
 
 
 def test_fractional_guide_bad_input_sequences_that_do_not_factorise_have_learnt_sites():
