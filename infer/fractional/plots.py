@@ -104,7 +104,9 @@ def plot_structure_function(
         slopes.append(slope / q)
         ax.plot(lags * dt, values, "o", color=colour, markersize=3)
         ax.plot(lags * dt, np.exp(level) * (lags * dt) ** slope, color=colour, linewidth=0.8)
-        note(ax, values[-1], f"q = {q:g}", colour, "bottom")
+        # at the shortest lag, where the orders are furthest apart
+        first, offset = (lags[0] * dt, values[0]), (0, 6)
+        ax.annotate(f"q = {q:g}", first, offset, textcoords="offset points", color=colour, fontsize="small")
     ax.set(xscale="log", yscale="log", xlabel="lag", ylabel="E|x(t + lag) - x(t)|^q")
     words = ", ".join(f"{slope:.3f}" for slope in slopes)
     title(ax, f"Slopes over q, H where increments scale: {words}", "noise of observation lowers them")

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax, random
-from jax.scipy.linalg import cho_solve, solve_triangular
+from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Float, Key, PyTree
 
 type Point = Float[Array, " n"]
@@ -135,18 +135,21 @@ def backward(linear: Linear, sites: Sites, *, checkpoint: bool = False) -> Gains
         >>> round(float(backward(walk, y_is_2).steps.m[0, 0]), 4)  # half of what is seen, with unit noise on both
         1.0
     """
-    zero, size = jnp.zeros_like(linear.start_mean), len(linear.start_mean)
-    nothing = Information(jnp.zeros((size, size), zero.dtype), zero, jnp.zeros((), zero.dtype))
+    joined, kicks = _homogeneous(linear.M, linear.c), _padded(linear.L)
+    seen = _homogeneous_sites(sites, joined.shape[-1])
 
-    def take_back(info: Information, inputs):
-        matrices, h, J = inputs
-        return _take_back(_absorb(info, h, J), *matrices)
+    def take_back(Q, inputs):
+        M, L, site = inputs
+        return _take_back(Q + site, M, L)
 
-    inputs = (linear[:3], sites.h[1:], sites.J[1:])
-    info, steps = _scan_back(take_back, nothing, inputs, checkpoint)
-    info = _absorb(info, sites.h[0], sites.J[0])
-    final, start = _take_back(info, jnp.zeros_like(info.P), linear.start_mean, linear.start_factor)
-    return Gains(start, steps, info, final.k)
+    Q, laws = _scan_back(take_back, jnp.zeros_like(seen[0]), (joined, kicks, seen[1:]), checkpoint)
+    Q = Q + seen[0]
+    start_joined = _homogeneous(jnp.zeros_like(linear.M[0]), linear.start_mean)
+    final, start_law = _take_back(Q, start_joined, _padded(linear.start_factor))
+    steps, start = _gain(*laws), _gain(*start_law)
+    lost = _half_logdet(steps.chol).sum()
+    info = Information(Q[:-1, :-1], -Q[:-1, -1], -Q[-1, -1] / 2 - lost)
+    return Gains(start, steps, info, -final[-1, -1] / 2 - lost - _half_logdet(start.chol))
 
 
 def simulate(
@@ -270,26 +273,67 @@ def log_prob(
     return _log_prob(gains.start.chol, xi0) + _log_prob(gains.steps.chol, xi).sum(0)
 
 
-def _absorb(info: Information, h: Float[Array, " d"], J: Float[Array, "d d"]) -> Information:
-    """A site on the first d entries of z."""
-    d = h.shape[0]
-    return info._replace(P=info.P.at[:d, :d].add(J), v=info.v.at[:d].add(h))
+def _take_back(Q: Array, M: Array, L: Array) -> tuple[Array, tuple[Array, Array]]:
+    """One step of equation (2), from after the step to before it, in homogeneous coordinates (z, 1).
 
-
-def _take_back(info: Information, M: Array, c: Array, L: Array) -> tuple[Information, Gain]:
-    """One step of equation (2), from after the step to before it."""
-    P, v, k = info
-    PL, u = P @ L, v - P @ c
-    chol = jnp.linalg.cholesky(jnp.eye(L.shape[1], dtype=P.dtype) + L.T @ PL)
-    seen = L.T @ u
-    m, G = cho_solve((chol, True), seen), -cho_solve((chol, True), PL.T @ M)
-    k = k + v @ c - c @ P @ c / 2 - jnp.sum(jnp.log(jnp.diagonal(chol))) + seen @ m / 2
+    With Q = [[P, -v], [-v', -2 k]] log beta is -(z, 1)'Q (z, 1) / 2, and (2) is one square to be completed; what log
+    det S adds to k is left to the caller. Returns Q before the step, and [G, m] and S.
+    """
+    QL = Q @ L
+    S = jnp.eye(L.shape[1], dtype=Q.dtype) + L.T @ QL
+    G = -_inverse(S) @ (QL.T @ M)
     closed = M + L @ G
-    P = closed.T @ P @ closed + G.T @ G
-    return Information((P + P.T) / 2, M.T @ (u - PL @ m), k), Gain(m, G, chol)
+    Q = closed.T @ Q @ closed + G.T @ G
+    return (Q + Q.T) / 2, (G, S)
 
 
-def _scan_back(body: Callable, carry: Information, inputs: PyTree[Array], checkpoint: bool):
+@jax.custom_jvp
+def _inverse(S: Float[Array, "r r"]) -> Float[Array, "r r"]:
+    """Of a small symmetric matrix without eigenvalues below 1, by its Cholesky factor.
+
+    Its derivative is two products. Through the factor and triangular solves it would be most of what a gradient of
+    the filter costs.
+    """
+    root = solve_triangular(jnp.linalg.cholesky(S), jnp.eye(len(S), dtype=S.dtype), lower=True)
+    return root.T @ root
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    (S,), (dS,) = primals, tangents
+    inverse = _inverse(S)
+    return inverse, -inverse @ dS @ inverse
+
+
+def _gain(G: Float[Array, "*N r n+1"], S: Float[Array, "*N r r"]) -> Gain:
+    """Of all steps at once: nothing in the recursion needs C."""
+    return Gain(G[..., -1], G[..., :-1], jnp.linalg.cholesky(S))
+
+
+def _homogeneous(M: Float[Array, "*N n n"], c: Float[Array, "*N n"]) -> Float[Array, "*N n+1 n+1"]:
+    """(z, 1) -> (M z + c, 1)."""
+    last = jnp.zeros((*M.shape[:-2], 1, M.shape[-1] + 1), M.dtype).at[..., -1].set(1.0)
+    return jnp.concatenate([jnp.concatenate([M, c[..., None]], -1), last], -2)
+
+
+def _padded(L: Float[Array, "*N n r"]) -> Float[Array, "*N n+1 r"]:
+    """e -> (L e, 0)."""
+    return jnp.concatenate([L, jnp.zeros_like(L[..., :1, :])], -2)
+
+
+def _homogeneous_sites(sites: Sites, size: int) -> Float[Array, "N+1 n+1 n+1"]:
+    """What each adds to Q."""
+    (num, d), dtype = sites.h.shape, sites.h.dtype
+    Q = jnp.zeros((num, size, size), dtype).at[:, :d, :d].set(sites.J)
+    return Q.at[:, :d, -1].set(-sites.h).at[:, -1, :d].set(-sites.h)
+
+
+def _half_logdet(chol: Float[Array, "*N r r"]) -> Float[Array, "*N"]:
+    """log det S / 2."""
+    return jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)), -1)
+
+
+def _scan_back(body: Callable, carry: Array, inputs: PyTree[Array], checkpoint: bool):
     """A reverse scan; checkpointed, one of sqrt(N) scans, of which a derivative stores the ends."""
     num = jax.tree.leaves(inputs)[0].shape[0]
     size = math.isqrt(num)
@@ -325,5 +369,4 @@ def _whiten_back(chol: Float[Array, "*B r r"], xi: Float[Array, "*B r"]) -> Floa
 
 def _log_prob(chol: Float[Array, "*B r r"], xi: Float[Array, "*B r"]) -> Float[Array, "*B"]:
     """Equation (4)."""
-    logdet = jnp.sum(jnp.log(jnp.diagonal(chol, axis1=-2, axis2=-1)), -1)
-    return logdet - (jnp.sum(xi**2, -1) + xi.shape[-1] * math.log(2 * math.pi)) / 2
+    return _half_logdet(chol) - (jnp.sum(xi**2, -1) + xi.shape[-1] * math.log(2 * math.pi)) / 2
