@@ -26,8 +26,6 @@ class Sizes(NamedTuple):
         rows: N of the logistic regression.
         columns: d.
         batch: b.
-        short: steps of the shorter of two runs.
-        long: of the longer.
     """
 
     repeats: int
@@ -35,11 +33,9 @@ class Sizes(NamedTuple):
     rows: int
     columns: int
     batch: int
-    short: int
-    long: int
 
 
-SIZES = Sizes(1, 1, 2000, 5, 50, 20, 120) if TRIAL else Sizes(5, 3, 100_000, 50, 500, 2000, 22_000)
+SIZES = Sizes(1, 1, 2000, 5, 50) if TRIAL else Sizes(5, 3, 100_000, 50, 500)
 
 
 @contextmanager
@@ -74,7 +70,7 @@ class Slope:
         long: steps.
     """
 
-    def __init__(self, run: Callable[[int], Any], short: int = SIZES.short, long: int = SIZES.long):
+    def __init__(self, run: Callable[[int], Any], short: int, long: int):
         self.run, self.short, self.long = run, short, long
 
     def __call__(self) -> Clocked:
@@ -115,25 +111,16 @@ def sampled(
     return run
 
 
-def step_row(
-    name: str,
-    over: Timing,
-    under: Timing,
-    num: tuple[int, int] = (1, 1),
-    num_steps: int = SIZES.long - SIZES.short,
-) -> Row:
+def step_row(name: str, over: Timing, under: Timing, num_steps: int) -> Row:
     """A ratio of CPU times of a step, the ratio of wall times beside it.
 
     Args:
         name: of the row.
         over: of the numerator.
         under: of the denominator.
-        num: chains of each, whose steps are counted apart.
-        num_steps: that each chain took.
+        num_steps: of each, the steps of all chains counted.
     """
-    share = num[1] / num[0]
     cost, wall = ratio(over, under), ratio(over, under, "wall")
-    scaled = type(cost)(*(share * value for value in cost))
-    times = [1e3 * median_ms(t.cpu) / num_steps / n for t, n in zip((over, under), num, strict=True)]
-    note = f"CPU, {times[0]:.3g} against {times[1]:.3g} us a step; wall {share * wall.median:.3g}x"
-    return Row(name, scaled.median, spread=scaled, note=note)
+    times = [1e3 * median_ms(t.cpu) / num_steps for t in (over, under)]
+    note = f"CPU, {times[0]:.3g} against {times[1]:.3g} us a step; wall {wall.median:.3g}x"
+    return Row(name, cost.median, spread=cost, note=note)
