@@ -74,6 +74,7 @@ class Slope:
         self.run, self.short, self.long = run, short, long
 
     def __call__(self) -> Clocked:
+        jax.clear_caches()  # each program of `MCMC` holds the data it closes over: hundreds of runs fill the memory
         short, long = (once(lambda num=num: self.run(num)) for num in (self.short, self.long))
         return Clocked(long.wall - short.wall, long.cpu - short.cpu)
 
