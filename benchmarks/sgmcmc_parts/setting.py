@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -40,10 +41,7 @@ SIZES = Sizes(1, 1, 2000, 5, 50) if TRIAL else Sizes(5, 3, 100_000, 50, 500)
 
 @contextmanager
 def kept_programs() -> Iterator[None]:
-    """`MCMC.run` compiles its loop at every call: kept, a program costs each run of a slope alike.
-
-    Not for large data, which are part of the program where a model closes over them.
-    """
+    """`MCMC.run` compiles its loop at every call: kept, a program costs each run of a slope alike."""
     with tempfile.TemporaryDirectory() as folder:
         before = jax.config.jax_persistent_cache_min_compile_time_secs
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -74,39 +72,36 @@ class Slope:
         self.run, self.short, self.long = run, short, long
 
     def __call__(self) -> Clocked:
-        jax.clear_caches()  # each program of `MCMC` holds the data it closes over: hundreds of runs fill the memory
         short, long = (once(lambda num=num: self.run(num)) for num in (self.short, self.long))
         return Clocked(long.wall - short.wall, long.cpu - short.cpu)
 
 
-def sampled(
-    kernel: MCMCKernel,
-    args: tuple = (),
-    *,
-    num_chains: int = 1,
-    **kwargs,
-) -> Callable:
+def sampled(kernel: MCMCKernel, args: tuple = (), *, num_chains: int = 1) -> Callable[[int], Any]:
     """Number of steps -> what `MCMC` collects; no warm-up.
 
     Args:
         kernel: to be sampled.
-        args: of the model.
+        args: arrays, the arguments of the model and of the program: one that closed over them would keep them.
         num_chains: vectorized.
-        kwargs: of the model.
     """
 
-    def run(num_steps: int) -> Any:
-        mcmc = MCMC(
+    @cache
+    def prepared(num_steps: int) -> MCMC:
+        return MCMC(
             kernel,
             num_warmup=0,
             num_samples=num_steps,
             num_chains=num_chains,
             chain_method="vectorized",
             progress_bar=False,
+            jit_model_args=True,
         )
+
+    def run(num_steps: int) -> Any:
+        mcmc = prepared(num_steps)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The deterministic sites")
-            mcmc.run(random.key(0), *args, **kwargs)
+            mcmc.run(random.key(0), *args)
         return jax.block_until_ready(mcmc.get_samples())
 
     return run
