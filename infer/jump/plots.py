@@ -68,7 +68,9 @@ def plot_rates(
     is_new = ax is None
     ax = new_axes(ax, "plot_rates")
     if is_new:
-        ax.get_figure(root=True).set_size_inches(7.2, 1.3 + _HEIGHT * len(links))
+        figure = ax.get_figure(root=True)
+        assert figure is not None
+        figure.set_size_inches(7.2, 1.3 + _HEIGHT * len(links))
     bars = _Bars(posterior, links)
     log = bars.ratio > _DECADES_FROM
     _draw(ax, bars, presence, links, log)
