@@ -142,6 +142,9 @@ class RatePosterior:
             counts as much less than its rate if it were there.
         sd: posterior standard deviation `[n, n]`.
         presence: probability that a link is there `[n, n]`.
+        mode: rates `[n, n]` where the density of their logarithms is largest if all links are there (with wrong labels:
+            where EM ended). Take it where slow links stand beside links a hundred times as fast, which `RatePrior`
+            thinks unlikely and `presence` takes for none.
         initial: probability of each state at the first point of a path `[n]`.
         no_data: `[n]`, True for a state that no pair of points begins in: its row has only the prior.
         label_noise: mean and sd of the probability that a label is wrong.
@@ -170,6 +173,7 @@ class RatePosterior:
     mean: Float[Array, "n n"]
     sd: Float[Array, "n n"]
     presence: Float[Array, "n n"]
+    mode: Float[Array, "n n"]
     initial: Float[Array, " n"]
     no_data: Bool[Array, " n"]
     label_noise: NoiseLevel

@@ -220,6 +220,7 @@ def _as_posterior(refined: Refined, no_data: Bool[Array, " n"]) -> RatePosterior
         mean=refined.mean,
         sd=jnp.sqrt(jnp.maximum(w * square - refined.mean**2, 0)),
         presence=w,
+        mode=refined.fit.parameters.rates,
         initial=refined.initial,
         no_data=no_data,
         label_noise=_noise_level(refined),
