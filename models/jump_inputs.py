@@ -6,6 +6,7 @@ are looked at when they are known, or make the density NaN.
 
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
@@ -109,6 +110,9 @@ def is_matrix(label_noise: ArrayLike | Array, num_states: int) -> bool:
 def noise_batch(label_noise: ArrayLike | Array | None, num_states: int) -> Shape:
     """Batch shape of label noise, whose values are then probabilities.
 
+    A JAX array is not looked at: it may be a draw, which a prior on (0, 1) can put above (n - 1) / n for a moment, and
+    which has a density there.
+
     Raises:
         ValueError: a probability of a wrong label outside [0, (n - 1) / n), a row that is no law.
     """
@@ -116,7 +120,7 @@ def noise_batch(label_noise: ArrayLike | Array | None, num_states: int) -> Shape
         return ()
     event = 2 if is_matrix(label_noise, num_states) else 0
     shape = np.shape(label_noise)
-    if not is_traced(label_noise):
+    if not isinstance(label_noise, jax.Array):
         each = np.asarray(label_noise).reshape(-1, *shape[len(shape) - event :])
         for noise in np.unique(each, axis=0):
             check_label_noise(noise, num_states)

@@ -170,6 +170,13 @@ def test_jump_bad_input_is_not_looked_at_where_nothing_was_seen():
     assert np.isfinite(repeated.log_prob(np.array([0, 1, 2, 1])))
 
 
+def test_jump_bad_input_is_not_seen_in_a_draw():
+    """A prior on (0, 1) starts above (n - 1) / n for a third of all keys where there are two states."""
+    law = MarkovJumpProcess(Q[:2, :2], TIMES, label_noise=jnp.array(0.7))
+    mirrored = MarkovJumpProcess(Q[:2, :2], TIMES, label_noise=0.3)
+    np.testing.assert_allclose(law.log_prob(LABELS % 2), mirrored.log_prob(1 - LABELS % 2), rtol=1e-5)
+
+
 def test_jump_bad_input_is_let_through_without_validation():
     """Labels beyond the states: no error, and no number either."""
     law = MarkovJumpProcess(Q, TIMES, validate_args=False)
