@@ -148,8 +148,10 @@ def _the_one(found: list[FractionalSDE], trace: dict[str, Any]) -> FractionalSDE
 def _refuse_subsampling(trace: dict[str, Any]) -> None:
     """The runs of a model inside one draw would each see other rows."""
     for name, site in trace.items():
-        if site["type"] == "plate" and site["args"][0] != site["args"][1]:
-            size, subsample_size = site["args"]
+        if site["type"] != "plate":
+            continue
+        size, subsample_size = site["args"]
+        if subsample_size not in (None, size):
             raise NotImplementedError(
                 f"The plate {name!r} takes {subsample_size} of {size} rows, and a guide of the path reads them all. "
                 "Leave subsample_size out."
