@@ -6,12 +6,16 @@ if not __name__.startswith("emberwalk."):
 # Public names, one line a module. What costs more to import than NumPyro (arviz, matplotlib,
 # networkx, blackjax, equinox) is imported inside the functions that use it.
 
+from ..kernels.jump import RatePrior
 from ..kernels.walk import Growth, Ramp
 from .diagnostics import diagnose, summary, to_datatree
 from .fractional.control import ControlGuide
 from .fractional.guide import AutoFractionalSDE
 from .fractional.plots import plot_elbo, plot_sde_path, plot_structure_function
 from .fractional.report import FractionalDiagnostics
+from .jump.plots import plot_rates
+from .jump.posterior import DerivedDraws, RatePosterior
+from .jump.zero_shot import zero_shot
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
 from .sgmcmc.ensemble import DeepEnsemble
@@ -62,6 +66,7 @@ __all__ = [
     "ChainsCurve",
     "ControlGuide",
     "DeepEnsemble",
+    "DerivedDraws",
     "FractionalDiagnostics",
     "FunctionalEstimate",
     "GraphWalk",
@@ -75,6 +80,8 @@ __all__ = [
     "ParticleGibbs",
     "ParticleGibbsState",
     "Ramp",
+    "RatePosterior",
+    "RatePrior",
     "Reduction",
     "SGMCMCState",
     "SRRWState",
@@ -104,6 +111,7 @@ __all__ = [
     "plot_error_decay",
     "plot_noise_ratio",
     "plot_particle_ess",
+    "plot_rates",
     "plot_sde_path",
     "plot_states",
     "plot_structure_function",
@@ -127,4 +135,5 @@ __all__ = [
     "to_datatree",
     "visit_statistics",
     "without_path",
+    "zero_shot",
 ]

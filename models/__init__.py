@@ -20,6 +20,7 @@ from .fractional import (
     load_nile,
 )
 from .graphs import barabasi_albert, karate_club, read_edge_list
+from .jump import MarkovJumpCounts, MarkovJumpProcess, RatchetPaths, flashing_ratchet, load_flashing_ratchet
 from .networks import init_to_module, laplace_prior, mlp, scaled_normal, student_t_prior
 from .ssm_examples import (
     linear_gaussian,
@@ -42,11 +43,15 @@ __all__ = [
     "FractionalBrownianMotion",
     "FractionalGaussianNoise",
     "Geometries",
+    "MarkovJumpCounts",
+    "MarkovJumpProcess",
+    "RatchetPaths",
     "StateSpace",
     "barabasi_albert",
     "emission",
     "extend_noise",
     "fbm_path",
+    "flashing_ratchet",
     "force_matching",
     "fractional_sde",
     "g_prior_selection",
@@ -59,6 +64,7 @@ __all__ = [
     "linear_gaussian_scan",
     "linear_gaussian_ssm",
     "load_ethanol",
+    "load_flashing_ratchet",
     "load_gbp_usd",
     "load_nile",
     "mlp",

@@ -38,8 +38,8 @@ from .fractional_increments import increments_by_cholesky, make_bank, standard_n
 from .fractional_inputs import (
     Number,
     check_names,
-    checked_hurst,
     coefficients_for,
+    hurst_of_noises,
     make_grid,
     one_of,
     plate_shape,
@@ -90,8 +90,8 @@ def fractional_sde(
         drift: b, (t, x) -> `[d]`; parameters and networks by closure, sampled before.
         diffusion: s, (t, x) -> `[d]`, a noise of its own for each state; with `noise_dim=P` (t, x) -> `[d, P]`.
         ts: `[M + 1]`, increasing, any spacing, concrete (NumPy). The path starts at ts[0].
-        hurst: H in [.02, .98], one for all noises or `[P]`: a sample of `hurst_prior`, or
-            `numpyro.param("hurst", 0.5, constraint=constraints.interval(.02, .98))`.
+        hurst: H in [.02, .98], one for all noises or `[P]` (in a plate of P paths `[1, P]`): a sample of
+            `hurst_prior`, or `numpyro.param("hurst", 0.5, constraint=constraints.interval(.02, .98))`.
         y0: x(ts[0]): a number for a scalar state, without the axis d everywhere; `[d]`; or a law, such as a Normal.
         substeps: solver steps in each interval of ts, or `[M]` of them; more where the drift is fast.
         noise: "markov", by a bank, N P r normals (r is 4 or 5 for 8 modes) at a cost linear in N, and what
@@ -149,7 +149,7 @@ def fractional_sde(
     grid, batch = make_grid(name, ts, substeps), plate_shape(name)
     state = State(name, grid, batch, state_shape(name, y0, batch), y0, save_path)
     num_noises = noise_dim or state.size
-    checked_hurst(name, hurst, ((), (num_noises,)))
+    hurst = hurst_of_noises(name, hurst, num_noises, batch)
     solver = _solver(state, drift, diffusion, hurst, convention, noise_dim)
     if noise == "exact":
         return _exact_path(state, solver, jnp.asarray(hurst), num_noises, checkpoint)

@@ -34,10 +34,12 @@ class Grid(NamedTuple):
     Attributes:
         fine: where the solver is, `[N + 1]`.
         outputs: which of them the user asked for, `[M + 1]`.
+        rounding: how far a time may be off, by the precision in which it was given.
     """
 
     fine: Float[np.ndarray, " N+1"]
     outputs: Int[np.ndarray, " M+1"]
+    rounding: float = 0.0
 
     @property
     def ts(self) -> Float[np.ndarray, " M+1"]:
@@ -89,7 +91,10 @@ def make_grid(name: str, ts: ArrayLike | Array, substeps: ArrayLike = 1) -> Grid
             f"of ts, got {substeps!r}."
         )
     outputs = np.append(0, np.cumsum(np.broadcast_to(counts, num)))
-    return Grid(np.interp(np.arange(outputs[-1] + 1), outputs, times), outputs)
+    given = np.asarray(ts).dtype
+    precision = np.finfo(given if np.issubdtype(given, np.floating) else float).eps
+    rounding = float(precision * np.abs(times).max())
+    return Grid(np.interp(np.arange(outputs[-1] + 1), outputs, times), outputs, rounding)
 
 
 def checked_hurst(name: str, hurst: Number, shapes: tuple[tuple[int, ...], ...]) -> None:
@@ -102,6 +107,25 @@ def checked_hurst(name: str, hurst: Number, shapes: tuple[tuple[int, ...], ...])
         wanted = " or ".join(map(str, dict.fromkeys(shapes)))
         raise ValueError(f"{name}: hurst has shape {jnp.shape(hurst)}, expected {wanted}.")
     check_hurst_range(name, hurst)
+
+
+def hurst_of_noises(name: str, hurst: Number, num_noises: int, batch: tuple[int, ...]) -> Number:
+    """H of a path, () or `[P]`; in a plate of P paths too, where `[P]` may be one of each path.
+
+    Raises:
+        ValueError: as `checked_hurst`, and for a draw of shape `[P]` in a plate of that size.
+    """
+    shape, of_noises = jnp.shape(hurst), (*(1,) * len(batch), num_noises)
+    if batch and shape == of_noises:
+        hurst = jnp.reshape(hurst, num_noises)
+    elif num_noises > 1 and shape == batch[-1:] == (num_noises,) and isinstance(hurst, jax.Array):
+        raise ValueError(
+            f"{name}: hurst has shape {shape} in a plate of {num_noises} paths. For one H a noise, the same for all "
+            f"paths, draw it outside of the plate and give it shape {of_noises}; for one H a path, write the paths "
+            "one by one."
+        )
+    checked_hurst(name, hurst, ((), (num_noises,)))
+    return hurst
 
 
 def check_hurst_range(name: str, hurst: Number) -> None:
@@ -137,8 +161,10 @@ def coefficients_for(
         ValueError: for times beyond their horizon, steps shorter than they were made for, or kind II.
     """
     span, gap = grid.fine[-1] - grid.fine[0], grid.steps.min()
+    # two times of a gap, each rounded
+    slack = _SLACK + 2 * grid.rounding / gap
     if coefficients is None:
-        needed = int(np.ceil(span / gap * (1 - _SLACK)))
+        needed = int(np.ceil(span / gap * (1 - slack)))
         if needed > DESIGN_STEPS[-1]:
             raise ValueError(
                 f"{name}: ts spans {span:g} and its smallest gap is {gap:.3g}, which makes {needed} steps, but at "
@@ -150,12 +176,12 @@ def coefficients_for(
     if coefficients.kind != "I":
         raise ValueError(f'{name}: coefficients are of kind {coefficients.kind!r}, expected kind "I".')
     horizon, design = coefficients.horizon, coefficients.design_steps
-    if span > horizon * (1 + _SLACK):
+    if span > horizon * (1 + _SLACK) + 2 * grid.rounding:
         raise ValueError(
             f"{name}: ts spans {span:g}, but the coefficients reach {horizon:g}. Make them for the longest time, "
             f"forecasts included: fractional_coefficients(horizon={span:g}, ...)."
         )
-    if horizon / gap > design * (1 + _SLACK):
+    if horizon / gap > design * (1 + slack):
         raise ValueError(
             f"{name}: the smallest gap of ts is {gap:.3g}, {horizon / gap:.4g} steps in the horizon {horizon:g} of "
             f"the coefficients, which are made for {design}. Merge times, or give fractional_coefficients a larger "

@@ -88,11 +88,13 @@ class ControlGuide(PathGuide):
         self.encoder, self.encoder_site = encoder, encoder_site
         self.width, self.depth, self.initial = width, depth, initial
         self._network: Any = None
+        self._reads_data = encoder is not None
 
     def look_at(self, reading: Reading, args: tuple, kwargs: Values) -> None:
         """See `PathGuide`."""
         import equinox as eqx
 
+        check_observed(reading)
         equation = reading.equation
         size = self._context(reading).shape[-1]
         P, K = equation.bank.weights.shape

@@ -75,7 +75,7 @@ def read_model(model: Model, key: Any, others: Values, args: tuple, kwargs: dict
 
     Raises:
         ValueError: for a model without `fractional_sde`, or with a site of a name that it uses.
-        NotImplementedError: for two of them.
+        NotImplementedError: for two of them, or a plate that subsamples.
     """
     found: list[FractionalSDE] = []
 
@@ -88,6 +88,7 @@ def read_model(model: Model, key: Any, others: Values, args: tuple, kwargs: dict
     with taken_over(hook), hidden, handlers.trace() as trace:
         seeded(*args, **kwargs)
     equation = _the_one(found, trace)
+    _refuse_subsampling(trace)
     params = {name: site["value"] for name, site in trace.items() if site["type"] in _EXPOSED}
     return Reading(equation, {**others, **params}, trace)
 
@@ -142,6 +143,19 @@ def _the_one(found: list[FractionalSDE], trace: dict[str, Any]) -> FractionalSDE
             f"The site {taken[0]!r} has a name that fractional_sde({equation.name!r}) uses. Rename it."
         )
     return equation
+
+
+def _refuse_subsampling(trace: dict[str, Any]) -> None:
+    """The runs of a model inside one draw would each see other rows."""
+    for name, site in trace.items():
+        if site["type"] != "plate":
+            continue
+        size, subsample_size = site["args"]
+        if subsample_size not in (None, size):
+            raise NotImplementedError(
+                f"The plate {name!r} takes {subsample_size} of {size} rows, and a guide of the path reads them all. "
+                "Leave subsample_size out."
+            )
 
 
 def is_concrete(tree: Any) -> bool:

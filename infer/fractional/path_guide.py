@@ -77,6 +77,8 @@ class PathGuide(AutoGuide):
         self._name: str | None = None
         self._ts = np.empty(0)
         self._warned_of_ts = False
+        self._reads_data = True
+        self._observed: frozenset[str] = frozenset()
 
     # What a subclass is
 
@@ -171,6 +173,8 @@ class PathGuide(AutoGuide):
         reading = read_model(self.model, numpyro.prng_key(), theta, args, kwargs)
         equation = reading.equation
         self._look_at_times(equation)
+        if self._reads_data:
+            self._check_still_observed(reading)
         numpyro.deterministic(self.hurst_site, equation.hurst)
         draw = self.draw_path(numpyro.prng_key(), reading, args, kwargs)
         values = equation.to_sites(draw.b, draw.e)
@@ -192,6 +196,7 @@ class PathGuide(AutoGuide):
             theta = self._theta(*args, **kwargs)
             reading = read_model(self.model, numpyro.prng_key(), theta, args, kwargs)
         self.look_at(reading, args, kwargs)
+        self._observed = frozenset(_observed_sites(reading))
         self._name, self._ts = name, reading.equation.state.grid.ts
 
     def _look_at_times(self, equation: FractionalSDE) -> None:
@@ -207,9 +212,26 @@ class PathGuide(AutoGuide):
                 stacklevel=3,
             )
 
+    def _check_still_observed(self, reading: Reading) -> None:
+        missing = sorted(self._observed - set(_observed_sites(reading)))
+        if missing:
+            raise ValueError(
+                f"Site {missing[0]!r} was observed when the guide was made, and is not now. {_PASS_DATA}"
+            )
+
     def log_density_of_path(self, reading: Reading, args: tuple, kwargs: Values):
         """See `model_runs.log_density_of_path`."""
         return log_density_of_path(self.model, reading.values, args, kwargs)
+
+
+_PASS_DATA = (
+    "This guide reads the data. Pass them: samples = guide.sample_posterior(key, params, ts, y); "
+    "Predictive(model, samples)(key, ts)."
+)
+
+
+def _observed_sites(reading: Reading) -> dict[str, dict[str, Any]]:
+    return {name: site for name, site in reading.trace.items() if site["type"] == "sample" and site["is_observed"]}
 
 
 def check_observed(reading: Reading) -> dict[str, dict[str, Any]]:
@@ -218,14 +240,9 @@ def check_observed(reading: Reading) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: no site is observed, or data are NaN and not masked.
     """
-    observed = {
-        name: site for name, site in reading.trace.items() if site["type"] == "sample" and site["is_observed"]
-    }
+    observed = _observed_sites(reading)
     if not observed:
-        raise ValueError(
-            "No site is observed, and this guide reads the data. Pass them: samples = guide.sample_posterior(key, "
-            "params, ts, y); Predictive(model, samples)(key, ts)."
-        )
+        raise ValueError(f"No site is observed. {_PASS_DATA}")
     for name, site in observed.items():
         value = site["value"]
         if (

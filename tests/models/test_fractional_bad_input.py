@@ -24,6 +24,7 @@ from emberwalk.models import (
     fractional_sde,
 )
 from emberwalk.models.fractional import taken_over
+from emberwalk.models.fractional_inputs import coefficients_for, make_grid
 
 TS = np.linspace(0.0, 1.0, 11)
 
@@ -181,6 +182,11 @@ BAD = {
         ValueError,
         r"B: hurst has shape \(1,\), expected \(\)",
     ),
+    "hurst of two in a plate of two": (
+        ran(in_plate(ou, 2, hurst=jnp.full(2, 0.5), y0=np.zeros((2, 2)), diffusion=lambda t, x: jnp.ones(2))),
+        ValueError,
+        r"x: hurst has shape \(2,\) in a plate of 2 paths.* give it shape \(1, 2\)",
+    ),
     "hurst in a plate": (ran(in_plate(ou, 3, hurst=np.full(3, 0.5))), ValueError, r"hurst has shape \(3,\)"),
     "drift": (ran(ou, y0=np.zeros(2)), ValueError, r"x: diffusion returned shape \(\), expected \(2,\)"),
     "drift of another size": (
@@ -329,6 +335,25 @@ BAD = {
 def test_bad_input_is_refused(call, error, says):
     with pytest.raises(error, match=re.compile(says, re.DOTALL)):
         call()
+
+
+def test_fractional_bad_input_is_not_the_rounding_of_float32_times():
+    """The gaps of `jnp.linspace` differ in the last digits, and are as many as the coefficients are made for."""
+    for horizon in (0.3, 0.7, 1.3):
+        for num in (64, 1024):
+            ts = jnp.linspace(0.0, horizon, num + 1)
+            given = fractional_coefficients(horizon, num)
+            x = ran(ou, ts, coefficients=given)()["x"]["value"]
+            assert x.shape == (num + 1,)
+            assert coefficients_for("x", make_grid("x", ts), 8, None).design_steps == given.design_steps
+
+
+def test_fractional_bad_input_hurst_of_each_noise_has_an_axis_for_a_plate():
+    hurst = jnp.array([0.3, 0.7])
+    options = {"y0": np.zeros((2, 2)), "diffusion": lambda t, x: jnp.ones(2)}
+    plated = ran(in_plate(ou, 2, hurst=hurst[None], **options))()
+    each = ran(in_plate(ou, 2, hurst=np.asarray(hurst), **options))()
+    np.testing.assert_array_equal(plated["x"]["value"], each["x"]["value"])
 
 
 def multiplicative(hurst, **options):

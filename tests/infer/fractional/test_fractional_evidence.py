@@ -1,5 +1,6 @@
 """`AutoFractionalSDE` on linear models with Gaussian data: every draw's weight is the evidence."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
@@ -9,6 +10,7 @@ import pytest
 from jax import random
 from numpyro import handlers
 from numpyro.infer import SVI, Trace_ELBO
+from scipy import stats
 
 from emberwalk.infer import AutoFractionalSDE
 from emberwalk.infer.fractional.reference import gains_of
@@ -27,6 +29,7 @@ from tests.infer.fractional.guided import (
     set_up,
     through_euler,
 )
+from tests.models.fractional_laws import as_function
 
 # Log evidence of y = 0 at steps of 200 under exact fractional Brownian motion, H as in HURSTS.
 EVIDENCE = {
@@ -96,6 +99,37 @@ def test_fractional_evidence_with_a_random_start():
     prior = fbm_prior(np.linspace(0, 1, 51), 0.3) + 0.6**2
     assert found.std() <= 1e-3
     assert abs(found.mean() - exact_gp(prior, at, np.asarray(y), 0.8)[0]) <= 0.05
+
+
+def test_fractional_evidence_of_mixed_noises_in_two_plates_with_substeps():
+    """All at once: three noises into two states, an H each, an uneven grid, a drawn start, data at every time."""
+    ts = np.array([0.5, 0.6, 1.0, 1.1, 2.0])
+    pull = jnp.array([[1.0, -0.5], [0.3, 2.0]])
+    mix = jnp.array([[0.5, 0.2, -0.1], [0.0, 0.4, 0.3]])
+    hurst = np.array([0.2, 0.5, 0.8])
+    options = {"substeps": [2, 1, 2, 3], "noise_dim": 3, "coefficients": coefficients(1.5, 120, 5)}
+
+    def path(start):
+        with numpyro.plate("outer", 2, dim=-2), numpyro.plate("inner", 3, dim=-1):
+            drift = lambda t, x: (1.0 - x) @ pull.T * jnp.sin(t)  # noqa: E731
+            return fractional_sde("x", drift, lambda t, x: mix, ts, hurst, start, **options)
+
+    def model(y):
+        x = path(dist.MultivariateNormal(jnp.ones(2), 0.3 * jnp.eye(2)))
+        with numpyro.plate("outer", 2, dim=-2), numpyro.plate("inner", 3, dim=-1):
+            numpyro.sample("y", dist.Normal(x, 0.1).to_event(2), obs=y)
+
+    y = random.normal(random.key(0), (2, 3, 5, 2))
+    found = np.asarray(log_weights(model, set_up(AutoFractionalSDE(model), y))(KEYS, y))
+    assert found.std() <= 1e-3
+    # beside it the images of all normals, the start among them
+    start = jnp.ones((2, 3, 2))
+    value, size = as_function(path, start)
+    at = jnp.zeros(size), start
+    images = [np.asarray(part).reshape(y.size, -1) for part in jax.jit(jax.jacfwd(value, (0, 1)))(*at)]
+    covariance = images[0] @ images[0].T + 0.3 * images[1] @ images[1].T + 0.01 * np.eye(y.size)
+    exact = stats.multivariate_normal(np.ravel(value(*at)), covariance).logpdf(np.ravel(y))
+    assert abs(found.mean() - exact) < 1e-4 * abs(exact)
 
 
 def test_fractional_evidence_by_learnt_sites():

@@ -56,6 +56,12 @@ def unobserved():
     seen(path(), y=None)
 
 
+def some_rows():
+    x = path()
+    with numpyro.plate("t", 10, subsample_size=2) as rows:
+        numpyro.sample("y", dist.Normal(x[1:][rows], SD), obs=Y[rows])
+
+
 def read_nothing(y, mask, ts):
     return y[:, None], jnp.ones((len(ts), 1))
 
@@ -72,6 +78,8 @@ def encoded(model, **options):
         (lambda: AutoFractionalSDE(two_paths), NotImplementedError, r"\['a', 'b'\]"),
         (lambda: AutoFractionalSDE(taken_name), ValueError, "'x_path'"),
         (lambda: AutoFractionalSDE(not_a_number), ValueError, r"'y' is NaN at \(3,\).*handlers.mask"),
+        (lambda: ControlGuide(not_a_number), ValueError, r"'y' is NaN at \(3,\).*handlers.mask"),
+        (lambda: AutoFractionalSDE(some_rows), NotImplementedError, "'t' takes 2 of 10 rows"),
         (lambda: AutoFractionalSDE(unobserved), ValueError, "No site is observed"),
         (lambda: encoded(unobserved), ValueError, "No site is observed"),
         (lambda: encoded(two_sites), ValueError, r"\['y', 'v'\].*encoder_site"),
@@ -121,6 +129,19 @@ def test_fractional_guide_bad_input_learnt_sites_know_their_times():
     guide = set_up(AutoFractionalSDE(model, sites="learnt"), TS, Y)
     with pytest.raises(ValueError, match=r"11 ts, and is called with 21. Use extend_noise"):
         set_up(guide, np.linspace(0, 2, 21), jnp.zeros(20))
+
+
+def test_fractional_guide_bad_input_data_that_are_gone_are_missed():
+    """A factor is an observed site too: that some site is observed says nothing of the data."""
+
+    def model(y=None):
+        x = path()
+        numpyro.factor("other", -(x[3] ** 2))
+        seen(x, y=y)
+
+    guide = set_up(AutoFractionalSDE(model), Y)
+    with pytest.raises(ValueError, match=r"'y' was observed when the guide was made.*Pass them"):
+        guide.sample_posterior(random.key(0), {})
 
 
 def test_fractional_guide_bad_input_other_times_without_coefficients_are_said_once():

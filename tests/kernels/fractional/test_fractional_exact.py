@@ -1,6 +1,5 @@
 """Exact fractional noise: covariances, draws and densities in float32 against float64, and the minima of the Nile."""
 
-import csv
 from functools import partial
 
 import jax
@@ -26,6 +25,7 @@ from emberwalk.kernels.fractional import (
 )
 from emberwalk.kernels.fractional import exact as module
 from emberwalk.kernels.fractional.kl_criterion import fractional_noise
+from emberwalk.models import load_nile
 from tests.statistics import assert_caught, assert_exact, moments, replicas, z_scores
 
 HURSTS = (0.02, 0.1, 0.3, 0.45, 0.5, 0.55, 0.7, 0.83, 0.9, 0.98)
@@ -206,12 +206,8 @@ def test_log_density_has_the_derivative_of_float64():
 
 
 @pytest.fixture(scope="module")
-def nile(data_folder):
-    file = data_folder / "fractional" / "NileRiverMin.csv"
-    if not file.exists():
-        pytest.skip("fractional/NileRiverMin.csv is not in EMBERWALK_DATA; LongMemory.jl has it (MIT).")
-    with file.open() as lines:
-        return np.array([float(row["NileMin"]) for row in csv.DictReader(lines)])
+def nile():
+    return load_nile()[1]
 
 
 def profile(log_density, series, autocovariance):

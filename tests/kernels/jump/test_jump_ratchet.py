@@ -9,13 +9,7 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 
-from emberwalk.kernels.jump import (
-    lag_grid,
-    path_statistics,
-    refine_counts,
-    refine_labels,
-    simulate_batch,
-)
+from emberwalk.kernels.jump import path_statistics, refine_counts, simulate_batch
 from tests.kernels.jump.processes import block_errors, ratchet, ratchet_paths, refined_blocks, rmse
 from tests.statistics import optimised
 
@@ -88,19 +82,6 @@ def test_jump_ratchet_graph_is_found_at_300_paths(paths_of):
     assert w[links & (truth > 0)].mean() > 0.99
     assert w[links & (truth == 0)].mean() < 0.02
     assert presence.reciprocal.mean() > 0.9
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize("num_paths", [30, 100, 300])
-def test_jump_ratchet_error_through_the_filter_is_that_of_counts(paths_of, num_paths):
-    """Clean labels, the noise level inferred: the same bars."""
-    times, labels, truth = paths_of(1)
-    errors = []
-    for block in range(8):
-        y = labels[block * num_paths : (block + 1) * num_paths]
-        found = refine_labels(y, lag_grid(times), path_statistics(times, y, exact=False))
-        errors.append(rmse(found.mean, truth))
-    assert np.mean(errors) <= BARS[1][num_paths]
 
 
 # Draws of the training prior of FIM: 100 points in [0, 10]
