@@ -12,6 +12,8 @@ from .fractional.control import ControlGuide
 from .fractional.guide import AutoFractionalSDE
 from .fractional.plots import plot_elbo, plot_sde_path, plot_structure_function
 from .fractional.report import FractionalDiagnostics
+from .jump.guide import AutoMJP
+from .jump.kernel import ZeroShotMJP, ZeroShotMJPState
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
 from .sgmcmc.ensemble import DeepEnsemble
@@ -57,6 +59,7 @@ __all__ = [
     "SGMCMC",
     "SRRW",
     "AutoFractionalSDE",
+    "AutoMJP",
     "Average",
     "CalibrationCurve",
     "ChainsCurve",
@@ -84,6 +87,8 @@ __all__ = [
     "StepAdvice",
     "SupportAverage",
     "VisitStatistics",
+    "ZeroShotMJP",
+    "ZeroShotMJPState",
     "between_chain_share",
     "calibration_curve",
     "chains_curve",
