@@ -6,6 +6,7 @@ if not __name__.startswith("emberwalk."):
 # Public names, one line a module. What costs more to import than NumPyro (arviz, matplotlib,
 # networkx, blackjax, equinox) is imported inside the functions that use it.
 
+from ..kernels.jump import RatePrior
 from ..kernels.walk import Growth, Ramp
 from .diagnostics import diagnose, summary, to_datatree
 from .fractional.control import ControlGuide
@@ -14,6 +15,9 @@ from .fractional.plots import plot_elbo, plot_sde_path, plot_structure_function
 from .fractional.report import FractionalDiagnostics
 from .jump.guide import AutoMJP
 from .jump.kernel import ZeroShotMJP, ZeroShotMJPState
+from .jump.plots import plot_rates
+from .jump.posterior import DerivedDraws, RatePosterior
+from .jump.zero_shot import zero_shot
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates
 from .sgmcmc.ensemble import DeepEnsemble
@@ -65,6 +69,7 @@ __all__ = [
     "ChainsCurve",
     "ControlGuide",
     "DeepEnsemble",
+    "DerivedDraws",
     "FractionalDiagnostics",
     "FunctionalEstimate",
     "GraphWalk",
@@ -78,6 +83,8 @@ __all__ = [
     "ParticleGibbs",
     "ParticleGibbsState",
     "Ramp",
+    "RatePosterior",
+    "RatePrior",
     "Reduction",
     "SGMCMCState",
     "SRRWState",
@@ -109,6 +116,7 @@ __all__ = [
     "plot_error_decay",
     "plot_noise_ratio",
     "plot_particle_ess",
+    "plot_rates",
     "plot_sde_path",
     "plot_states",
     "plot_structure_function",
@@ -132,4 +140,5 @@ __all__ = [
     "to_datatree",
     "visit_statistics",
     "without_path",
+    "zero_shot",
 ]

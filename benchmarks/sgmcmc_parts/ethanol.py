@@ -38,13 +38,12 @@ def rows() -> list[Row]:
 
     net, scale = build(random.key(0)), float(np.sqrt(np.mean(forces**2)))
     kernel = SGMCMC(
-        force_matching,
+        partial(force_matching, net=net, subsample_size=_BATCH, force_scale=scale),
         baoab(_STEP_SIZE, friction=0.05 / _STEP_SIZE, mass="layerwise"),
         init_strategy=init_to_module("net", build),
     )
-    options = {"net": net, "subsample_size": _BATCH, "force_scale": scale}
     functions = {
-        "ours": Slope(sampled(kernel, (positions, forces), **options), _SHORT, _LONG),
+        "ours": Slope(sampled(kernel, (positions, forces)), _SHORT, _LONG),
         "adam": Slope(adam(net, positions, forces), _SHORT, _LONG),
     }
     times = alternate(functions, SIZES.repeats)

@@ -4,6 +4,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 import jax
@@ -26,8 +27,6 @@ class Sizes(NamedTuple):
         rows: N of the logistic regression.
         columns: d.
         batch: b.
-        short: steps of the shorter of two runs.
-        long: of the longer.
     """
 
     repeats: int
@@ -35,19 +34,14 @@ class Sizes(NamedTuple):
     rows: int
     columns: int
     batch: int
-    short: int
-    long: int
 
 
-SIZES = Sizes(1, 1, 2000, 5, 50, 20, 120) if TRIAL else Sizes(5, 3, 100_000, 50, 500, 2000, 22_000)
+SIZES = Sizes(1, 1, 2000, 5, 50) if TRIAL else Sizes(5, 3, 100_000, 50, 500)
 
 
 @contextmanager
 def kept_programs() -> Iterator[None]:
-    """`MCMC.run` compiles its loop at every call: kept, a program costs each run of a slope alike.
-
-    Not for large data, which are part of the program where a model closes over them.
-    """
+    """`MCMC.run` compiles its loop at every call: kept, a program costs each run of a slope alike."""
     with tempfile.TemporaryDirectory() as folder:
         before = jax.config.jax_persistent_cache_min_compile_time_secs
         jax.config.update("jax_compilation_cache_dir", folder)
@@ -74,7 +68,7 @@ class Slope:
         long: steps.
     """
 
-    def __init__(self, run: Callable[[int], Any], short: int = SIZES.short, long: int = SIZES.long):
+    def __init__(self, run: Callable[[int], Any], short: int, long: int):
         self.run, self.short, self.long = run, short, long
 
     def __call__(self) -> Clocked:
@@ -82,58 +76,47 @@ class Slope:
         return Clocked(long.wall - short.wall, long.cpu - short.cpu)
 
 
-def sampled(
-    kernel: MCMCKernel,
-    args: tuple = (),
-    *,
-    num_chains: int = 1,
-    **kwargs,
-) -> Callable:
+def sampled(kernel: MCMCKernel, args: tuple = (), *, num_chains: int = 1) -> Callable[[int], Any]:
     """Number of steps -> what `MCMC` collects; no warm-up.
 
     Args:
         kernel: to be sampled.
-        args: of the model.
+        args: arrays, the arguments of the model and of the program: one that closed over them would keep them.
         num_chains: vectorized.
-        kwargs: of the model.
     """
 
-    def run(num_steps: int) -> Any:
-        mcmc = MCMC(
+    @cache
+    def prepared(num_steps: int) -> MCMC:
+        return MCMC(
             kernel,
             num_warmup=0,
             num_samples=num_steps,
             num_chains=num_chains,
             chain_method="vectorized",
             progress_bar=False,
+            jit_model_args=True,
         )
+
+    def run(num_steps: int) -> Any:
+        mcmc = prepared(num_steps)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The deterministic sites")
-            mcmc.run(random.key(0), *args, **kwargs)
+            mcmc.run(random.key(0), *args)
         return jax.block_until_ready(mcmc.get_samples())
 
     return run
 
 
-def step_row(
-    name: str,
-    over: Timing,
-    under: Timing,
-    num: tuple[int, int] = (1, 1),
-    num_steps: int = SIZES.long - SIZES.short,
-) -> Row:
+def step_row(name: str, over: Timing, under: Timing, num_steps: int) -> Row:
     """A ratio of CPU times of a step, the ratio of wall times beside it.
 
     Args:
         name: of the row.
         over: of the numerator.
         under: of the denominator.
-        num: chains of each, whose steps are counted apart.
-        num_steps: that each chain took.
+        num_steps: of each, the steps of all chains counted.
     """
-    share = num[1] / num[0]
     cost, wall = ratio(over, under), ratio(over, under, "wall")
-    scaled = type(cost)(*(share * value for value in cost))
-    times = [1e3 * median_ms(t.cpu) / num_steps / n for t, n in zip((over, under), num, strict=True)]
-    note = f"CPU, {times[0]:.3g} against {times[1]:.3g} us a step; wall {share * wall.median:.3g}x"
-    return Row(name, scaled.median, spread=scaled, note=note)
+    times = [1e3 * median_ms(t.cpu) / num_steps for t in (over, under)]
+    note = f"CPU, {times[0]:.3g} against {times[1]:.3g} us a step; wall {wall.median:.3g}x"
+    return Row(name, cost.median, spread=cost, note=note)

@@ -105,6 +105,7 @@ class AutoFractionalSDE(PathGuide):
         self.encoder, self.encoder_site, self.checkpoint = encoder, encoder_site, checkpoint
         self._kind = "encoded" if encoder is not None else sites
         self._passes = relinearise
+        self._sites_are_data = encoder is not None
         self._residual: Any = None
         self._first: Factors | None = None
 
@@ -115,6 +116,7 @@ class AutoFractionalSDE(PathGuide):
         key, is_quadratic = numpyro.prng_key(), True
         if self._kind in ("auto", "laplace"):
             is_quadratic, self._kind = self._looked_at(equation, log_prob, key)
+            self._sites_are_data = is_quadratic and self._kind == "laplace"
         if self.residual is not None:
             self._residual = residual_network(self.residual, equation, key)
         sites_stay = is_quadratic or self._kind != "laplace"  # wherever the path is
@@ -124,14 +126,19 @@ class AutoFractionalSDE(PathGuide):
             is_linear = is_concrete(curvature) and float(curvature) <= _LINEAR
             self._passes = 0 if is_linear else self.relinearise
         if self._kind == "learnt":
-            first = lambda: gains_of(equation, partial(laplace, log_prob, equation), _FIRST_PASSES)[1]  # noqa: E731
-            self._first = jax.jit(first)()
+            factors_at = partial(laplace, log_prob, equation)
+            first = partial(gains_of, equation, factors_at, _FIRST_PASSES, through_sites=False)
+            self._first = jax.jit(first)()[1]
 
     def draw_path(self, key: Any, reading: Reading, args: tuple, kwargs: Values) -> PathDraw:
         """See `PathGuide`."""
         equation = reading.equation
         gains, factors = gains_of(
-            equation, self._factors_at(reading, args, kwargs), self._passes, checkpoint=self.checkpoint
+            equation,
+            self._factors_at(reading, args, kwargs),
+            self._passes,
+            through_sites=self._sites_are_data,
+            checkpoint=self.checkpoint,
         )
         shift, features = None, None
         if self._residual is not None:

@@ -27,18 +27,22 @@ _EXPOSED = ("param", "mutable")
 
 
 @dataclass(frozen=True)
-class Named:
-    """Whether a message is of one of these sites; a class, so that guides which hold it pickle."""
+class NoOtherLatent:
+    """Whether a message is of one of these sites, or of a param; a class, so that guides which hold it pickle.
 
-    names: frozenset[str]
+    A guide keeps the trace of its model. A network's param has a function without a name in there, which no pickle
+    takes; of the latents the params say nothing that a guide would keep.
+    """
+
+    sites: frozenset[str]
 
     def __call__(self, message: dict[str, Any]) -> bool:
-        return message.get("name") in self.names
+        return message["type"] in _EXPOSED or message.get("name") in self.sites
 
 
 @dataclass(frozen=True)
 class WithoutNoise:
-    """The model with its path undisturbed: what a guide of the other latents looks at; a class, as `Named`."""
+    """The model with its path undisturbed: what a guide of the other latents looks at; a class, as above."""
 
     model: Model
 

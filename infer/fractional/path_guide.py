@@ -25,7 +25,7 @@ from numpyro.infer.initialization import init_to_median
 from ...models.fractional import FractionalSDE
 from .model_runs import (
     Model,
-    Named,
+    NoOtherLatent,
     Reading,
     Values,
     WithoutNoise,
@@ -187,7 +187,7 @@ class PathGuide(AutoGuide):
         name = reading.equation.name
         others = [site for site, m in reading.trace.items() if m["type"] == "sample" and not m["is_observed"]]
         if others:
-            rest = handlers.block(WithoutNoise(self.model), hide_fn=Named(path_sites(name)))
+            rest = handlers.block(WithoutNoise(self.model), hide_fn=NoOtherLatent(path_sites(name)))
             self._theta = self.inner(rest, prefix=self.prefix, init_loc_fn=self.init_loc_fn)
             theta = self._theta(*args, **kwargs)
             reading = read_model(self.model, numpyro.prng_key(), theta, args, kwargs)

@@ -3,8 +3,10 @@
     z, e  a reference path;   (M, c, L) = tangent of the solver's step there;   gains by the filter       (1)
     z, e <- the centre of the guide (no noise beyond its mean), and again                                 (2)
 
-The first reference goes straight from one site's mean h / J to the next. A linear equation with quadratic sites needs
-no more than one pass, anywhere. References have no derivative: the parameters have theirs through the tangent.
+The first reference goes straight from one site's mean h / J to the next, where those are data: a site that was made
+of another likelihood may say no more than "lower", with a mean far out. There it is the path without noise. A linear
+equation with quadratic sites needs no more than one pass, anywhere. References have no derivative: the parameters have
+theirs through the tangent.
 """
 
 from collections.abc import Callable
@@ -26,7 +28,12 @@ _SEEN = 1e-12  # less precision than this is none
 
 
 def gains_of(
-    equation: FractionalSDE, factors_at: FactorsAt, passes: int, *, checkpoint: bool = False
+    equation: FractionalSDE,
+    factors_at: FactorsAt,
+    passes: int,
+    *,
+    through_sites: bool = True,
+    checkpoint: bool = False,
 ) -> tuple[Gains, Factors]:
     """Equations (1) and (2).
 
@@ -34,6 +41,7 @@ def gains_of(
         equation: of the path.
         factors_at: x at ts, `[*B, M + 1, d]` -> factors there.
         passes: how often (2) is done.
+        through_sites: whether the first reference goes through the means of the sites.
         checkpoint: see `backward`.
 
     Returns:
@@ -41,7 +49,7 @@ def gains_of(
     """
     b, e = no_noise(equation)
     x = equation.path(b, e)
-    if passes:
+    if passes and through_sites:
         x = lax.stop_gradient(between_sites(equation, factors_at(at_outputs(equation, x)), x))
     z = jnp.concatenate(
         [x, jnp.zeros((*x.shape[:-1], equation.start(b).shape[-1] - x.shape[-1]), x.dtype)], -1

@@ -70,7 +70,7 @@ from .refine import (
     labels_likelihood,
     log_prior,
 )
-from .refined import Refined, refine_counts, refine_labels
+from .refined import Refined, fit_labels, refine_counts, refine_labels
 from .simulate import JumpPath, gillespie, sample_observed, simulate_batch
 from .transition import (
     LagGrid,
@@ -113,6 +113,7 @@ __all__ = [
     "expectations",
     "exponentials",
     "first_passage_times",
+    "fit_labels",
     "forward",
     "forward_backward",
     "generator",

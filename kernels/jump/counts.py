@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from .paths import check_states, check_times, is_traced, with_mask
-from .transition import LagGrid, distinct_lags, floor_transitions, resolution
+from .transition import LagGrid, distinct_lags, floor_transitions, padded_lags, resolution
 
 # A pair of points, and at most so many bins for what is evaluated hundreds of times.
 _FEW_BINS = 16
@@ -92,7 +92,7 @@ def path_statistics(
         if lag_bins is not None:
             raise ValueError("lag_bins and grid both say what the lags are: give one.")
         return _traced_statistics(times, states, mask, num_states, grid)
-    at, labels, seen = _together(times, states, mask)
+    at, labels, seen = together(times, states, mask)
     check_times(at, seen)
     if seen.sum(-1).max(initial=0) < 2:
         raise ValueError(
@@ -139,7 +139,7 @@ class _Pairs(NamedTuple):
     after: Int[np.ndarray, " P"]
 
 
-def _together(times: Any, states: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def together(times: Any, states: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Times, labels and mask as `[K, L]`."""
     times, states = np.asarray(times), np.asarray(states)
     seen = np.ones((), bool) if mask is None else np.asarray(mask, bool)
@@ -310,6 +310,13 @@ def coarsen(stats: PathStatistics, num_bins: int = _FEW_BINS) -> PathStatistics:
     total = np.bincount(group, lags * numbers, num_bins)
     edges = np.concatenate([[0.0], inner, [np.inf]])
     return stats._replace(lags=total / np.maximum(counts.sum((1, 2)), 1), counts=counts, lag_bins=edges)
+
+
+def padded(stats: PathStatistics) -> PathStatistics:
+    """The same counts, and some lags of 0 without any; see `padded_lags`."""
+    lags = padded_lags(stats.lags)
+    more = ((0, len(lags) - len(stats.lags)), (0, 0), (0, 0))
+    return stats._replace(lags=lags, counts=np.pad(np.asarray(stats.counts), more), lag_bins=None)
 
 
 def change_rate(stats: PathStatistics) -> Float[Array, ""]:

@@ -21,6 +21,7 @@ has another derivative, and R is then wrong in silence.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,6 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .counts import PathStatistics
 from .filter import confusion_matrix, forward
 from .generator import generator
+from .laplace import Tell
 from .transition import LagGrid, exponentials, floor_transitions
 
 type Matrix = Float[Array, "n n"]
@@ -318,6 +320,7 @@ def em(
     min_steps: int = 5,
     max_steps: int = 20,
     tolerance: float = 1e-3,
+    tell: Tell | None = None,
 ) -> Fit:
     """Steps of EM until rates change little; call it within `jax.jit`, with the data as arguments.
 
@@ -329,6 +332,7 @@ def em(
         min_steps: made in any case.
         max_steps: none after so many.
         tolerance: steps end where no rate changes by more, relatively.
+        tell: called on the host after each step with "EM", the step and the change.
 
     Raises:
         ValueError: no step, or more at least than at most.
@@ -353,6 +357,8 @@ def em(
         parameters, expected = em_step(log_likelihood, fit.parameters, shape, rate)
         before = fit.parameters.rates
         change = jnp.max(jnp.abs(parameters.rates - before) / jnp.where(before > 0, before, 1))
+        if tell is not None:
+            jax.debug.callback(partial(tell, "EM"), fit.num_steps + 1, change)
         return Fit(parameters, expected, fit.num_steps + 1, change, change < tolerance)
 
     q = start.rates

@@ -21,10 +21,10 @@ from jax.scipy.special import logit
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from .counts import PathStatistics, change_rate, coarsen, dwell_times
+from .counts import PathStatistics, change_rate, coarsen, dwell_times, padded
 from .filter import confusion_matrix
 from .generator import generator, rates_from_vector, rates_to_vector
-from .laplace import LogDensity, Mode, SkewLaplace, laplace, newton
+from .laplace import LogDensity, Mode, SkewLaplace, Tell, laplace, newton
 from .paths import is_traced
 from .presence import Presence, drop_one_log_bayes, presence, quadrature_log_bayes, slab_log_evidence
 from .refine import (
@@ -40,7 +40,7 @@ from .refine import (
     labels_likelihood,
     log_frequencies,
 )
-from .transition import LagGrid, num_clipped_lags
+from .transition import LagGrid, num_clipped_lags, padded_lags
 
 # log p(data; q, rho) of a matrix of rates
 type RateDensity = Callable[[Array, Array], Array]
@@ -77,7 +77,9 @@ class Refined(NamedTuple):
     num_clipped_lags: Int[Array, ""]
 
 
-def refine_counts(stats: PathStatistics, prior: RatePrior | None = None, *, max_newton: int = 10) -> Refined:
+def refine_counts(
+    stats: PathStatistics, prior: RatePrior | None = None, *, max_newton: int = 10, tell: Tell | None = None
+) -> Refined:
     """Rates from labels that are right, equation (1): milliseconds, whatever the number of paths.
 
     EM starts at (C + a) / (R + b) with R as if jumps were in the middle of their lags, and makes 5 to 20 steps.
@@ -86,6 +88,7 @@ def refine_counts(stats: PathStatistics, prior: RatePrior | None = None, *, max_
         stats: of `path_statistics`; traced ones are not coarsened, so give them few lags.
         prior: of rates and links; `RatePrior()` without it.
         max_newton: steps of Newton at most; 0 leaves the mode where EM ended.
+        tell: as for `em` and `newton`; one function for all calls, since programs keep it.
 
     Examples:
         >>> from emberwalk.kernels.jump import path_statistics, refine_counts, simulate_batch
@@ -95,33 +98,37 @@ def refine_counts(stats: PathStatistics, prior: RatePrior | None = None, *, max_
         >>> bool(abs(found.mean - q).max() < 0.3), found.presence.probability.round().tolist()
         (True, [[0.0, 1.0, 0.0], [1.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     """
-    few = stats if is_traced(stats) else coarsen(stats)
-    return _refine_counts(stats, few, prior or RatePrior(), max_newton)
+    prior = prior or RatePrior()
+    if is_traced(stats):
+        return _refine_counts(stats, stats, prior, max_newton, tell)
+    return _refine_counts(padded(stats), coarsen(stats)._replace(lag_bins=None), prior, max_newton, tell)
 
 
-@partial(jax.jit, static_argnames=("prior", "max_newton"))
-def _refine_counts(stats: PathStatistics, few: PathStatistics, prior: RatePrior, max_newton: int) -> Refined:
+@partial(jax.jit, static_argnames=("prior", "max_newton", "tell"))
+def _refine_counts(
+    stats: PathStatistics, few: PathStatistics, prior: RatePrior, max_newton: int, tell: Tell | None
+) -> Refined:
     n = stats.num_states
     slab = prior.slab(change_rate(stats), n)
     jumps = jnp.asarray(stats.counts, float).sum(0)
     q = (jumps + slab.shape) / (dwell_times(stats)[:, None] + slab.rate)
     log_likelihood = counts_likelihood(stats)
-    fit = em(log_likelihood, _start(q, 0.0), slab.shape, slab.rate)
-    fit = fit._replace(parameters=_at_mode(log_likelihood, fit.parameters, slab, max_newton))
+    fit = em(log_likelihood, _start(q, 0.0), slab.shape, slab.rate, tell=tell)
+    fit = fit._replace(parameters=_at_mode(log_likelihood, fit.parameters, slab, max_newton, tell))
     expected = expectations(log_likelihood, fit.parameters)
     links = presence(quadrature_log_bayes(few, fit.parameters, expected, slab), prior)
 
     def density_of(rates: Array, _: Array) -> Array:
         return log_likelihood(generator(rates), jnp.eye(n), fit.parameters.initial)
 
-    posterior = _Posterior(links, fit, expected, slab, max_newton)
+    posterior = _Posterior(links, fit, expected, slab, max_newton, tell)
     counts = jnp.asarray(stats.counts, float)
     saturated = jnp.sum(counts * log_frequencies(counts))
     return _refined(density_of, posterior, jnp.asarray(stats.lags), saturated, infer_noise=False)
 
 
 def _at_mode(
-    log_likelihood: LogLikelihood, parameters: Parameters, slab: Slab, max_newton: int
+    log_likelihood: LogLikelihood, parameters: Parameters, slab: Slab, max_newton: int, tell: Tell | None
 ) -> Parameters:
     """All links there: EM is slow where lags hold a jump or more, and presence is judged at the other links' rates."""
     n = parameters.rates.shape[0]
@@ -131,7 +138,7 @@ def _at_mode(
         value = log_likelihood(generator(rates_from_vector(q, n)), jnp.eye(n), parameters.initial)
         return value + jnp.sum(slab.shape * theta - slab.rate * q)
 
-    mode = newton(log_density, jnp.log(rates_to_vector(parameters.rates)), max_steps=max_newton)
+    mode = newton(log_density, jnp.log(rates_to_vector(parameters.rates)), max_steps=max_newton, tell=tell)
     return parameters._replace(rates=rates_from_vector(jnp.exp(mode.position), n))
 
 
@@ -139,6 +146,45 @@ def _start(q: Float[Array, "n n"], label_noise: ArrayLike) -> Parameters:
     n = q.shape[0]
     q = jnp.where(jnp.eye(n, dtype=bool), 0, q)
     return Parameters(q, jnp.full(n, 1 / n, q.dtype), jnp.asarray(label_noise, q.dtype))
+
+
+def fit_labels(
+    states: Int[ArrayLike, "K L"],
+    grid: LagGrid,
+    stats: PathStatistics,
+    mask: Bool[ArrayLike, "K L"] | None = None,
+    prior: RatePrior | None = None,
+    *,
+    label_noise: float | None = None,
+    num_em: int = 10,
+    tell: Tell | None = None,
+) -> Fit:
+    """The EM of labels that may be wrong, of which `refine_labels` goes on.
+
+    Args:
+        states: as for `refine_labels`, as what follows.
+        grid: of lags.
+        stats: for the start and the unit of time.
+        mask: True where a label was seen.
+        prior: of rates and links.
+        label_noise: the probability that a label is wrong, above 0; inferred without it.
+        num_em: steps of EM.
+        tell: as for `em`.
+
+    Raises:
+        ValueError: a label noise that is not between 0 and (n - 1) / n.
+
+    Examples:
+        >>> from emberwalk.kernels.jump import fit_labels, lag_grid, path_statistics, simulate_batch
+        >>> q, times = np.array([[0.0, 1.0], [0.5, 0.0]]), np.linspace(0, 5, 51)
+        >>> labels = simulate_batch(0, q, times, 60)
+        >>> fit = fit_labels(labels, lag_grid(times), path_statistics(times, labels, exact=False))
+        >>> bool(fit.parameters.label_noise * labels.size < 1)  # not one label is thought to be wrong
+        True
+    """
+    _check_noise(label_noise, stats.num_states)
+    grid, stats = _padded(grid, stats)
+    return _fit_labels(states, grid, stats, mask, label_noise, prior or RatePrior(), num_em, tell)
 
 
 def refine_labels(
@@ -151,6 +197,8 @@ def refine_labels(
     label_noise: float | None = None,
     num_em: int = 10,
     max_newton: int = 10,
+    fit: Fit | None = None,
+    tell: Tell | None = None,
 ) -> Refined:
     """Rates from labels that may be wrong, equation (1) through the filter: a second for 300 paths of 100 labels.
 
@@ -163,6 +211,8 @@ def refine_labels(
         label_noise: the probability that a label is wrong, above 0; inferred without it.
         num_em: steps of EM; more do not change the result with up to one label in ten wrong.
         max_newton: steps of Newton at most.
+        fit: of `fit_labels` with the same arguments, where that was called before.
+        tell: as for `em` and `newton`; one function for all calls, since programs keep it.
 
     Raises:
         ValueError: a label noise that is not between 0 and (n - 1) / n.
@@ -176,32 +226,31 @@ def refine_labels(
         >>> bool(abs(found.label_noise - 0.1) < 0.02), bool(abs(found.mean - q).max() < 0.3)
         (True, True)
     """
-    n = stats.num_states
+    _check_noise(label_noise, stats.num_states)
+    prior, (grid, stats) = prior or RatePrior(), _padded(grid, stats)
+    if fit is None:
+        fit = _fit_labels(states, grid, stats, mask, label_noise, prior, num_em, tell)
+    return _refine_labels(states, grid, stats, mask, label_noise, fit, prior, max_newton, tell)
+
+
+def _check_noise(label_noise: float | None, n: int) -> None:
     if label_noise is not None and not 0 < label_noise < (n - 1) / n:
         raise ValueError(
             f"label_noise must be above 0 and below (n - 1) / n = {(n - 1) / n:.4g}, got {label_noise!r}. For labels "
             "that are right take refine_counts."
         )
-    return _refine_labels(states, grid, stats, mask, prior or RatePrior(), label_noise, num_em, max_newton)
 
 
-@partial(jax.jit, static_argnames=("prior", "label_noise", "num_em", "max_newton"))
-def _refine_labels(
-    states: Array,
-    grid: LagGrid,
-    stats: PathStatistics,
-    mask: Array | None,
-    prior: RatePrior,
-    label_noise: float | None,
-    num_em: int,
-    max_newton: int,
-) -> Refined:
-    n = stats.num_states
-    slab = prior.slab(change_rate(stats), n)
-    counts = jnp.asarray(stats.counts, float)
-    dwell = jnp.sum(counts * jnp.asarray(stats.lags, float)[:, None, None], (0, 2))
-    # a state in which no lag begins has no time of its own
-    q = (counts.sum(0) + 0.5) / jnp.where(dwell > 0, dwell, slab.rate)[:, None]
+def _padded(grid: LagGrid, stats: PathStatistics) -> tuple[LagGrid, PathStatistics]:
+    if is_traced(grid, stats):
+        return grid, stats
+    return grid._replace(lags=padded_lags(grid.lags)), padded(stats)
+
+
+def _likelihood(
+    states: Array, grid: LagGrid, mask: Array | None, label_noise: Array | None, n: int
+) -> LogLikelihood:
+    """Through the filter; a given label noise stays what it is, whatever law of labels comes in."""
     of_labels = labels_likelihood(states, grid, mask)
 
     def log_likelihood(Q: Array, confusion: Array, initial: Array) -> Array:
@@ -209,18 +258,55 @@ def _refine_labels(
             confusion = confusion_matrix(label_noise, n).astype(Q.dtype)
         return of_labels(Q, confusion, initial)
 
+    return log_likelihood
+
+
+@partial(jax.jit, static_argnames=("prior", "num_em", "tell"))
+def _fit_labels(
+    states: Array,
+    grid: LagGrid,
+    stats: PathStatistics,
+    mask: Array | None,
+    label_noise: Array | None,
+    prior: RatePrior,
+    num_em: int,
+    tell: Tell | None,
+) -> Fit:
+    n = stats.num_states
+    slab = prior.slab(change_rate(stats), n)
+    counts = jnp.asarray(stats.counts, float)
+    dwell = jnp.sum(counts * jnp.asarray(stats.lags, float)[:, None, None], (0, 2))
+    # a state in which no lag begins has no time of its own
+    q = (counts.sum(0) + 0.5) / jnp.where(dwell > 0, dwell, slab.rate)[:, None]
     start = _start(q, _FIRST_NOISE if label_noise is None else label_noise)
-    fit = em(log_likelihood, start, slab.shape, slab.rate, min_steps=num_em, max_steps=num_em)
+    log_likelihood = _likelihood(states, grid, mask, label_noise, n)
+    return em(log_likelihood, start, slab.shape, slab.rate, min_steps=num_em, max_steps=num_em, tell=tell)
+
+
+@partial(jax.jit, static_argnames=("prior", "max_newton", "tell"))
+def _refine_labels(
+    states: Array,
+    grid: LagGrid,
+    stats: PathStatistics,
+    mask: Array | None,
+    label_noise: Array | None,
+    fit: Fit,
+    prior: RatePrior,
+    max_newton: int,
+    tell: Tell | None,
+) -> Refined:
+    n = stats.num_states
+    slab = prior.slab(change_rate(stats), n)
+    log_likelihood = _likelihood(states, grid, mask, label_noise, n)
     expected = expectations(log_likelihood, fit.parameters)
     links = presence(drop_one_log_bayes(log_likelihood, fit.parameters, expected, slab), prior)
 
     def density_of(rates: Array, rho: Array) -> Array:
         return log_likelihood(generator(rates), confusion_matrix(rho, n), fit.parameters.initial)
 
-    posterior = _Posterior(links, fit, expected, slab, max_newton)
     return _refined(
         density_of,
-        posterior,
+        _Posterior(links, fit, expected, slab, max_newton, tell),
         jnp.asarray(grid.lags),
         jnp.zeros(()),
         infer_noise=label_noise is None,
@@ -236,6 +322,7 @@ class _Posterior(NamedTuple):
     expected: Expected
     slab: Slab
     max_newton: int
+    tell: Tell | None
 
 
 def _refined(
@@ -249,10 +336,10 @@ def _refined(
     q, initial, rho = known.fit.parameters
     n = q.shape[0]
     log_density, start = _log_posterior(density_of, known, infer_noise)
-    mode = newton(log_density, start, max_steps=known.max_newton, batch_size=batch)
+    mode = newton(log_density, start, max_steps=known.max_newton, batch_size=batch, tell=known.tell)
     log_rates = laplace(log_density, mode, batch_size=batch)
     num_links = n * (n - 1)
-    there = rates_from_vector(log_rates.mean_exp()[:num_links], n)
+    there = rates_from_vector(moment_of_rates(log_rates, 1.0)[:num_links], n)
     w = known.presence.probability
     noise = jax.nn.sigmoid(mode.position[-1]) if infer_noise else rho
     N, R = known.expected.jumps, known.expected.dwell[:, None]
@@ -272,6 +359,16 @@ def _refined(
         log_evidence=log_evidence,
         num_clipped_lags=num_clipped_lags(w * there, lags),
     )
+
+
+def moment_of_rates(log_rates: SkewLaplace, power: float) -> Float[Array, " d"]:
+    """E q^power of links that are there, at most that power of the rate three sd above the mode.
+
+    A tail to the right so heavy that it has no mean is that of the density, not of the posterior, which falls with
+    the prior.
+    """
+    most = jnp.exp(power * (log_rates.mode + 3 * log_rates.sd))
+    return jnp.minimum(log_rates.mean_exp(power), most)
 
 
 def _log_posterior(density_of: RateDensity, known: _Posterior, infer_noise: bool) -> tuple[LogDensity, Array]:

@@ -29,6 +29,8 @@ type Method = Literal["auto", "taylor", "uniformisation"]
 
 _MOST_TERMS, _LARGEST_X = 64, 21.0
 _TAYLOR_ORDER, _TAYLOR_LAGS = 10, 4
+# Sizes of padded tables have so many bits that are not 0.
+_SIZE_BITS = 4
 # of Lam t
 _CAP = {"float32": 1e4, "float64": 1e8}
 _SMALLEST = {"float32": 1e-30, "float64": 1e-300}
@@ -112,6 +114,16 @@ def distinct_lags(
     means = np.add.reduceat(values * counts, starts) / np.add.reduceat(counts, starts)
     groups = np.searchsorted(starts, np.arange(len(values)), side="right") - 1
     return means, groups[where].reshape(lags.shape).astype(np.int32)
+
+
+def padded_lags(lags: Float[ArrayLike, " U"]) -> Float[np.ndarray, " V"]:
+    """The lags and some of 0, on the host: irregular times of one shape then meet few shapes of tables, and programs.
+
+    At most an eighth more, and none where there are up to 16.
+    """
+    lags = np.asarray(lags)
+    unit = 1 << max(len(lags).bit_length() - _SIZE_BITS, 0)
+    return np.pad(lags, (0, -len(lags) % unit))
 
 
 def transition_matrices(

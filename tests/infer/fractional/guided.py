@@ -54,6 +54,16 @@ def set_up(guide, *args, **kwargs):
 
 def log_weights(model, guide, params=None):
     """(keys, *args) -> log p - log q of a draw for each key; one program for all args of a shape."""
+    return _of_draws(model, guide, params, lambda log_weight, trace: log_weight)
+
+
+def weighted_paths(model, guide, params=None):
+    """(keys, *args) -> log p - log q and the path x of a draw for each key."""
+    return _of_draws(model, guide, params, lambda log_weight, trace: (log_weight, trace["x"]["value"]))
+
+
+def _of_draws(model, guide, params, kept):
+    """What `kept` makes of the weight of a draw and the model's trace of it, mapped over keys."""
     params = {} if params is None else params
 
     def one(key, *args):
@@ -64,7 +74,7 @@ def log_weights(model, guide, params=None):
             sum(jnp.sum(site["log_prob"]) for site in trace.values() if site["type"] == "sample")
             for trace in traces
         )
-        return p - q
+        return kept(p - q, traces[0])
 
     def mapped(keys, *args):
         return jax.vmap(lambda key: one(key, *args))(keys)

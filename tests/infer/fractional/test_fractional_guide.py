@@ -3,6 +3,7 @@
 import pickle
 
 import arviz_base as azb
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,7 @@ import optax
 import pytest
 from jax import random
 from numpyro import handlers
+from numpyro.contrib.module import eqx_module
 from numpyro.infer import SVI, Predictive, Trace_ELBO
 
 from emberwalk.infer import AutoFractionalSDE, ControlGuide, to_datatree
@@ -37,6 +39,15 @@ def noisy(y=None):
 
 
 Y = jnp.sin(4 * TS[1:])
+DRIFT = eqx.nn.MLP("scalar", "scalar", 4, 1, key=random.key(0))
+
+
+def with_network(y=None):
+    """A model with H, and a drift to be learnt."""
+    H = numpyro.sample("H", hurst_prior(2.0, 2.0))
+    drift = eqx_module("drift", DRIFT)
+    x = fractional_sde("x", lambda t, x: drift(x), constant, TS, H, coefficients=C)
+    numpyro.sample("y", dist.Normal(x[1:], SD), obs=y)
 
 
 def fitted(guide, *args, steps=30, key=0):
@@ -90,6 +101,17 @@ def test_fractional_guide_has_the_same_draws_for_the_same_key_and_when_pickled()
     assert {"H", "s", "x", "x_bank", "x_noise"} == set(one)
     jax.tree.map(np.testing.assert_array_equal, one, again)
     assert not np.array_equal(one["x"], other["x"])
+
+
+@pytest.mark.parametrize("kind", [AutoFractionalSDE, pytest.param(ControlGuide, marks=pytest.mark.nightly)])
+def test_fractional_guide_of_a_model_with_a_network_and_latents_pickles(kind):
+    """A param that is a network has a function without a name in every trace."""
+    guide = kind(with_network)
+    params = fitted(guide, Y, steps=2)
+    one, again = (
+        g.sample_posterior(random.key(1), params, Y) for g in (guide, pickle.loads(pickle.dumps(guide)))
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, again)
 
 
 @pytest.mark.parametrize("kind", [AutoFractionalSDE, ControlGuide])

@@ -101,7 +101,7 @@ def independent(t):
 
 
 def fit_of(log_density, d):
-    return jax.jit(lambda t: laplace(log_density, newton(log_density, t, max_steps=30, tolerance=1e-12)))(
+    return jax.jit(lambda t: laplace(log_density, newton(log_density, t, max_steps=30, tolerance=1e-12), nested=True))(
         jnp.zeros(d)
     )
 
@@ -116,6 +116,14 @@ def test_jump_laplace_is_exact_for_independent_gammas(x64):
     exact = np.sum(SHAPES * t - RATES * np.exp(t) + SHAPES * np.log(RATES) - special.gammaln(SHAPES), 1)
     npt.assert_allclose(fit.log_prob(t), exact, rtol=1e-9, atol=1e-9)
     npt.assert_allclose(np.exp(fit.quantile(0.25)), special.gammaincinv(SHAPES, 0.25) / RATES, rtol=1e-8)
+
+
+def test_jump_laplace_has_the_variance_of_students_t(x64):
+    """nu / (nu - 2): the curvature alone has nu / (nu + 1)."""
+    nu = np.array([7.0, 30.0])
+    fit = fit_of(lambda t: -jnp.sum((nu + 1) / 2 * jnp.log1p(t**2 / nu)), 2)
+    npt.assert_allclose(fit.sd**2, nu / (nu - 2), rtol=1e-9)
+    npt.assert_allclose(fit.mean, 0, atol=1e-9)
 
 
 def mirrored(t):
