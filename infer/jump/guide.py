@@ -7,7 +7,6 @@ guide. For the logarithm of a Gamma variable, as the log rate of a process that 
 evidence bound itself to second order: the curvature's variance, not the posterior's, and the mean, not the mode.
 """
 
-import warnings
 from typing import Any
 
 import jax
@@ -15,14 +14,14 @@ import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
+from numpyro import handlers
 from numpyro.distributions.transforms import LowerCholeskyAffine
 from numpyro.infer import init_to_median
 from numpyro.infer.autoguide import AutoMultivariateNormal
 
 from ...kernels.jump.paths import is_traced
-from .kernel import fell_back
 from .sites import Labels, Model
-from .start import FlatModel, Refinement, refine
+from .start import ONCE, FlatModel, Refinement, check_refined, refine
 
 _WHO = "AutoMJP"
 
@@ -80,9 +79,8 @@ class AutoMJP(AutoMultivariateNormal):
                 "once outside of jit."
             )
         flat, known = self._refined(args, kwargs)
+        check_refined(known, flat.site, _WHO)
         super()._setup_prototype(*args, **kwargs)
-        if known.fell_back:
-            warnings.warn(fell_back(_WHO, flat.site), UserWarning, stacklevel=2)
         fit = known.fit
         # the refined vector has its sites in another order than the guide
         order = self._unpack_latent.inv(flat.unravel(jnp.arange(self.latent_dim, dtype=fit.mode.dtype))).astype(int)
@@ -96,7 +94,8 @@ class AutoMJP(AutoMultivariateNormal):
             read.append(FlatModel(self.model, self.site, _WHO, args, kwargs))
             return refine(read[-1], self.labels, _WHO)
 
-        known = jax.jit(refined)()
+        with handlers.block():  # of whatever the guide is called in
+            known = jax.jit(refined, compiler_options=ONCE)()
         return read[-1], known
 
     def _get_posterior(self) -> dist.Distribution:

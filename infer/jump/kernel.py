@@ -8,7 +8,6 @@ noise are well known the first is nearly independent draws at the cost of a dens
 another shape the second takes over.
 """
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from ...kernels.jump.paths import is_traced
 from ..contract import ModelKernel, chain_axes
 from .moves import Moved, Place, independence_moves
 from .sites import Labels, Model
-from .start import FlatModel, Refinement, refine
+from .start import ONCE, FlatModel, Refinement, check_refined, fell_back, refine
 from .transition import Nuts, NutsMove
 
 _STUCK, _RARELY = 0.05, 0.1
@@ -186,14 +185,8 @@ class ZeroShotMJP(ModelKernel):
             return refine(self._flat(model_args, model_kwargs), self.labels, _WHO)
 
         # compiled ahead, and called without arguments: it runs at once, also within a program that starts a chain
-        known = jax.jit(refined).lower().compile()()
-        if not known.depends:
-            raise ValueError(
-                f"{_WHO}: the rates of {self._found!r} depend on no latent site; there is nothing to infer of them. "
-                "Sample them, or use NUTS for the rest."
-            )
-        if known.fell_back:
-            warnings.warn(fell_back(_WHO, self._found), UserWarning, stacklevel=4)
+        known = jax.jit(refined).lower().compile(ONCE)()
+        check_refined(known, self._found, _WHO)
         return known
 
     def _flat(self, model_args: tuple, model_kwargs: dict[str, Any]) -> FlatModel:
@@ -375,16 +368,8 @@ class ZeroShotMJP(ModelKernel):
                 "Enable float64, or leave them out by a mask."
             )
         if np.any(state.fell_back):
-            sentences.append(fell_back(_WHO, self._found))
+            sentences.append(fell_back(self._found, _WHO))
         return sentences
 
 
 _WHO = "ZeroShotMJP"
-
-
-def fell_back(who: str, site: str | None) -> str:
-    """What is said where the start is no refined one."""
-    return (
-        f"{who}: the density was not finite where the refined rates of {site!r} lead, and the start is that of the "
-        "prior median: look for priors that exclude what the data say."
-    )

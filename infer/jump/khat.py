@@ -32,7 +32,7 @@ def pareto_khat(log_weights: Float[Array, " S"]) -> Float[Array, ""]:
         (True, True)
     """
     size = log_weights.shape[0]
-    num = math.ceil(min(0.2 * size, 3 * math.sqrt(size)))
+    num = int(3 * math.sqrt(size)) if size > 225 else size // 5
     finite = jnp.isfinite(log_weights)
     ordered = jnp.sort(jnp.where(finite, log_weights, -jnp.inf))
     largest = jnp.where(jnp.isfinite(ordered[-1]), ordered[-1], 0)

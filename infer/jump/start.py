@@ -16,6 +16,7 @@ begun as the same for all.
 What a reader would get wrong: nothing here depends on a key of a chain, so that chains together do this once.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -65,6 +66,8 @@ _COLUMNS = 8  # of a Hessian through the filter at once
 _MOST_OF_NEWTON = 200  # latents; beyond, L-BFGS and the diagonal of the curvature
 _LBFGS_STEPS = 300
 _DRAWS = 1000
+# Compiling is most of what a start costs that is made once.
+ONCE = {"xla_backend_optimization_level": 1}
 
 
 class Refinement(NamedTuple):
@@ -177,6 +180,34 @@ def refine(flat: FlatModel, labels: Labels, who: str) -> Refinement:
         converged=mode.converged,
         depends=jnp.any(jnp.asarray(at_draw.rates) != jnp.asarray(law.rates)),
         estimate=transform_fn(flat.inv_transforms, flat.unravel(fit.mode)),
+    )
+
+
+def check_refined(known: Refinement, site: str | None, who: str) -> None:
+    """Refuse rates that nothing infers; say where the start is no refined one.
+
+    Args:
+        known: once it is computed.
+        site: name of the jump process.
+        who: asks, for the words.
+
+    Raises:
+        ValueError: rates that depend on no latent.
+    """
+    if not known.depends:
+        raise ValueError(
+            f"{who}: the rates of {site!r} depend on no latent site; there is nothing to infer of them. Sample them, "
+            "or use NUTS for the rest."
+        )
+    if known.fell_back:
+        warnings.warn(fell_back(site, who), UserWarning, stacklevel=4)
+
+
+def fell_back(site: str | None, who: str) -> str:
+    """What is said where the start is no refined one."""
+    return (
+        f"{who}: the density was not finite where the refined rates of {site!r} lead, and the start is that of the "
+        "prior median: look for priors that exclude what the data say."
     )
 
 

@@ -60,7 +60,7 @@ def ranks(kernel, model, num_simulations, num_draws, thinning):
         return jnp.concatenate([jnp.atleast_1d(x) for x in below])
 
     with optimised():
-        return np.asarray(jax.jit(jax.vmap(one))(random.split(random.key(0), num_simulations)))
+        return np.asarray(jax.jit(jax.vmap(one))(random.split(random.key(1), num_simulations)))
 
 
 def outside(found, num_draws, probability=0.99):
