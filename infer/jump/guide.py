@@ -82,8 +82,9 @@ class AutoMJP(AutoMultivariateNormal):
         check_refined(known, flat.site, _WHO)
         super()._setup_prototype(*args, **kwargs)
         fit = known.fit
-        # the refined vector has its sites in another order than the guide
-        order = self._unpack_latent.inv(flat.unravel(jnp.arange(self.latent_dim, dtype=fit.mode.dtype))).astype(int)
+        # the refined vector has its sites by name, the guide as they are sampled
+        places = flat.unravel(jnp.arange(self.latent_dim, dtype=fit.mode.dtype))
+        order = jnp.concatenate([jnp.ravel(places[name]) for name in self._init_locs]).astype(int)
         self._init_latent = fit.mean[order]
         self._first_tril = jnp.linalg.cholesky(fit.cov[order][:, order])
 
