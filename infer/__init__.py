@@ -13,6 +13,8 @@ from .fractional.control import ControlGuide
 from .fractional.guide import AutoFractionalSDE
 from .fractional.plots import plot_elbo, plot_sde_path, plot_structure_function
 from .fractional.report import FractionalDiagnostics
+from .jump.guide import AutoMJP
+from .jump.kernel import ZeroShotMJP, ZeroShotMJPState
 from .jump.plots import plot_rates
 from .jump.posterior import DerivedDraws, RatePosterior
 from .jump.zero_shot import zero_shot
@@ -61,6 +63,7 @@ __all__ = [
     "SGMCMC",
     "SRRW",
     "AutoFractionalSDE",
+    "AutoMJP",
     "Average",
     "CalibrationCurve",
     "ChainsCurve",
@@ -91,6 +94,8 @@ __all__ = [
     "StepAdvice",
     "SupportAverage",
     "VisitStatistics",
+    "ZeroShotMJP",
+    "ZeroShotMJPState",
     "between_chain_share",
     "calibration_curve",
     "chains_curve",

@@ -90,8 +90,8 @@ class MarkovJumpProcess(JumpLaw):
         initial: law of the state at the first point seen: None for the uniform one (with right labels the same as
             conditioning on the first), "stationary" for that of the rates, or probabilities `[..., n]`.
         label_noise: None where labels are right; the probability rho that one is wrong, for all or for each path
-            `[...]`; or the law of labels for each state, a matrix `[..., n, n]`, rows true states. What ends in
-            `[n, n]` is a matrix.
+            `[...]`, below (n - 1) / n (where it is sampled the prior should say so, such as Beta(1.5, 10.5)); or the
+            law of labels for each state, a matrix `[..., n, n]`, rows true states. What ends in `[n, n]` is a matrix.
         emission: law of a measurement for each state, with batch shape `(..., n)`, such as `dist.Normal(levels, sd)`.
             States have no names of their own then: give it ordered levels.
         mask: True where a point was seen, `[L]` or `[..., L]`; what stands elsewhere, NaN too, is not looked at. A draw

@@ -122,7 +122,9 @@ def noise_batch(label_noise: ArrayLike | Array | None, num_states: int) -> Shape
     shape = np.shape(label_noise)
     if not isinstance(label_noise, jax.Array):
         each = np.asarray(label_noise).reshape(-1, *shape[len(shape) - event :])
-        for noise in np.unique(each, axis=0):
+        # a sample of a model may be anywhere in (0, 1): it begins its search where a prior has little mass
+        sampled = isinstance(label_noise, jax.Array) and not event and bool(np.all((each >= 0) & (each <= 1)))
+        for noise in () if sampled else np.unique(each, axis=0):
             check_label_noise(noise, num_states)
     return shape[: len(shape) - event]
 

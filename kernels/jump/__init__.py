@@ -56,7 +56,7 @@ from .laplace import Mode, SkewLaplace, laplace, newton
 from .log_gamma import log_gamma_quantile, log_gamma_score
 from .paths import check_label_noise, check_rates, pack_paths
 from .presence import Presence, conjugate_log_bayes, drop_one_log_bayes, presence, quadrature_log_bayes
-from .proposal import Proposal
+from .proposal import Proposal, tabled
 from .refine import (
     Expected,
     Fit,
@@ -143,5 +143,6 @@ __all__ = [
     "sample_states",
     "simulate_batch",
     "stationary",
+    "tabled",
     "transition_matrices",
 ]

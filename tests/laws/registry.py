@@ -28,6 +28,7 @@ from emberwalk.infer import (
 )
 from emberwalk.kernels.sgmcmc import baoab, leimkuhler_matthews
 from tests.laws.case import Case, Sampler, Target
+from tests.laws.jump_case import JUMP
 from tests.metropolis import Metropolis, location_scale
 
 
@@ -348,10 +349,8 @@ def langevin_in_gibbs():
     return Gibbs([(langevin(), ["s"]), (nuts(), None)])
 
 
-SG_FIELDS = (
-    "z", "potential_energy", "step_size", "temperature", "configurational_temperature", "noise_ratio",
-    "num_nonfinite", "diverging",
-)  # fmt: skip
+SG_FIELDS = ("z", "potential_energy", "step_size", "temperature", "configurational_temperature")
+SG_FIELDS += ("noise_ratio", "num_nonfinite", "diverging")
 
 
 CASES = [
@@ -447,4 +446,5 @@ CASES = [
         stationary=False,
         nightly=frozenset({BLOCK, CALLABLE, X64}),
     ),
+    JUMP,
 ]

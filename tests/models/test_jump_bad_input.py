@@ -83,6 +83,7 @@ BAD = {
     ),
     "noise too large": (process(label_noise=0.7), r"label_noise must be .* \(n - 1\) / n = 0\.6667, got 0\.7"),
     "negative noise of one path": (process(label_noise=np.array([0.1, -0.1])), r"got -0\.1"),
+    "sampled noise that is no probability": (process(label_noise=jnp.float32(1.2)), r"got 1\.2"),
     "rows of noise": (process(label_noise=np.eye(3) * 0.9), r"row 0, the law of the labels of state 0"),
     "noise and emission": (process(label_noise=0.1, emission=LEVELS), r"emission and label_noise .* give one"),
     "emission of other states": (process(emission=dist.Normal(0.0, 1.0)), r"each of the 3 states.*got \(\)"),
@@ -181,6 +182,12 @@ def test_jump_bad_input_is_let_through_without_validation():
     """Labels beyond the states: no error, and no number either."""
     law = MarkovJumpProcess(Q, TIMES, validate_args=False)
     assert np.isnan(law.log_prob(LABELS + 2)).all()
+
+
+def test_jump_bad_input_noise_of_a_sample_may_be_anywhere():
+    """NumPyro begins its search at values that the prior hardly has."""
+    law = MarkovJumpProcess(Q, TIMES, label_noise=jnp.float32(0.7))
+    assert np.isfinite(law.log_prob(LABELS)).all()
 
 
 def test_jump_bad_input_names_the_argument_inside_a_model():

@@ -8,8 +8,9 @@ import pytest
 from jax import random
 from scipy import special
 
-from emberwalk.kernels.jump import Proposal, SkewLaplace, laplace, log_gamma_quantile, log_gamma_score, newton
+from emberwalk.kernels.jump import SkewLaplace, laplace, log_gamma_quantile, log_gamma_score, newton, tabled
 from emberwalk.kernels.jump.log_gamma import log_gamma_log_density
+from emberwalk.kernels.jump.proposal import _log_gamma_quantiles
 from tests.statistics import assert_caught, assert_exact, optimised, z_scores
 
 ALPHAS = np.array([0.02, 0.1, 0.5, 0.99, 1.0, 1.01, 2.0, 7.3, 19.0, 21.0, 60.0, 99.0, 101.0, 400.0, 3e3, 1e4])
@@ -254,8 +255,8 @@ def test_jump_laplace_has_no_nan_far_from_its_mode():
 
 
 def test_jump_proposal_has_mass_1_and_the_moments_of_its_draws(x64):
-    proposal = Proposal(correlated())
-    fit = proposal.fit
+    fit = correlated()
+    proposal = tabled(fit)
     t, cell = plane(fit, 40, 250)
     weights = density(proposal.log_prob, t)
     assert weights.sum() * cell == pytest.approx(1, abs=1e-3)
@@ -269,8 +270,36 @@ def test_jump_proposal_has_mass_1_and_the_moments_of_its_draws(x64):
     assert_exact(z_scores(features(draws), (weights * cell) @ features(t) / (weights.sum() * cell)))
 
 
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+def test_jump_proposal_by_its_table_is_the_fit(double):
+    """Density and draws, but for what lies between the scores of the table."""
+    with jax.enable_x64(double):
+        fit = jax.tree.map(lambda leaf: jnp.asarray(leaf, float), correlated())
+        proposal = tabled(fit)
+        t = fit.sample(random.key(3), (500,))
+        npt.assert_allclose(proposal.skew_log_prob(t), fit.log_prob(t), atol=0.03)
+        x, _ = proposal.score(t)
+        npt.assert_allclose(proposal.mode + proposal._away(x), t, atol=1e-5)
+        npt.assert_allclose(x, fit._score(t)[0], atol=3e-3)
+
+
+@pytest.mark.parametrize("alpha", [0.02, 0.3, 5.0, 200.0, 9e3])
+def test_jump_proposal_has_the_quantiles_of_log_gamma(alpha):
+    """In float32, against scipy: closer than the acceptance of a proposal can tell."""
+    from scipy.stats import gamma, norm
+
+    scores = np.linspace(-6, 6, 49)
+    found = np.asarray(_log_gamma_quantiles(jnp.float32(alpha), jnp.float32(scores)), np.float64)
+    known = np.where(scores < 0, gamma.logcdf(np.exp(found), alpha), gamma.logsf(np.exp(found), alpha))
+    resolved = np.exp(found) > 1e-30  # scipy's logarithm of an argument that is 0
+    wanted = norm.logcdf(-np.abs(scores))
+    slope = np.abs(scores) + 1
+    assert (np.abs(known - wanted) / slope)[resolved].max() < 0.02
+    assert resolved.sum() > 20
+
+
 def test_jump_proposal_reaches_where_the_skewed_density_does_not():
-    proposal = Proposal(jax.tree.map(jnp.float32, fit_of(independent, 3)))
-    far = proposal.fit.mode + jnp.array([500.0, 300.0, 100.0])
+    proposal = tabled(jax.tree.map(jnp.float32, fit_of(independent, 3)))
+    far = proposal.mode + jnp.array([500.0, 300.0, 100.0])
     assert jnp.isfinite(proposal.log_prob(far))
     assert jnp.isfinite(proposal.log_prob(-far))

@@ -1,0 +1,101 @@
+"""Simulation-based calibration of `ZeroShotMJP`: ranks of the truth among its draws are uniform (Talts et al. 2018)."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import pytest
+from jax import random
+from numpyro import handlers
+
+from emberwalk.infer.jump.kernel import ZeroShotMJP
+from emberwalk.kernels.jump import lag_grid, rates_from_vector
+from emberwalk.models import MarkovJumpProcess
+from tests.statistics import optimised
+
+TIMES = np.linspace(0.0, 3.0, 11)
+PATHS = 8
+
+
+def right_labels(labels=None, grid=None):
+    """Two states."""
+    log_rates = numpyro.sample("log_rates", dist.Normal(0, 1).expand([2]).to_event(1))
+    _paths(rates_from_vector(jnp.exp(log_rates), 2), None, labels, grid)
+
+
+def noisy_labels(labels=None, grid=None):
+    """Three states, the noise unknown."""
+    log_rates = numpyro.sample("log_rates", dist.Normal(0, 1).expand([6]).to_event(1))
+    rho = numpyro.sample("rho", dist.Beta(1.5, 10.5))
+    _paths(rates_from_vector(jnp.exp(log_rates), 3), rho, labels, grid)
+
+
+def _paths(q, rho, labels, grid):
+    with numpyro.plate("paths", PATHS):
+        law = MarkovJumpProcess(q, TIMES, initial="stationary", label_noise=rho, grid=grid)
+        numpyro.sample("y", law, obs=labels)
+
+
+def ranks(kernel, model, num_simulations, num_draws, thinning):
+    """Of each latent among the draws, one row a simulation; all in one program, the data traced."""
+    grid = jax.tree.map(jnp.asarray, lag_grid(TIMES))
+
+    def one(key):
+        key_truth, key_chain = random.split(key)
+        trace = handlers.trace(handlers.seed(partial(model, grid=grid), key_truth)).get_trace()
+        sampler = kernel(model)
+        args = (trace["y"]["value"], grid)
+        state = sampler.init(key_chain, 20, None, model_args=args, model_kwargs={})
+
+        def draw(state, _):
+            state = jax.lax.fori_loop(0, thinning, lambda _, s: sampler.sample(s, args, {}), state)
+            return state, sampler.postprocess_fn(args, {})(state.z)
+
+        state = jax.lax.fori_loop(0, 20, lambda _, s: sampler.sample(s, args, {}), state)
+        _, draws = jax.lax.scan(draw, state, length=num_draws)
+        below = [(draws[name] < trace[name]["value"]).sum(0) for name in draws]
+        return jnp.concatenate([jnp.atleast_1d(x) for x in below])
+
+    with optimised():
+        return np.asarray(jax.jit(jax.vmap(one))(random.split(random.key(1), num_simulations)))
+
+
+def outside(found, num_draws, probability=0.99):
+    """How many points of the ECDF of the ranks lie outside arviz's simultaneous band, for each latent."""
+    from arviz_stats.ecdf_utils import ecdf_pit
+
+    rng, counts = np.random.default_rng(0), []
+    for column in found.T:
+        uniform = (column + rng.random(len(column))) / (num_draws + 1)
+        _, ecdf, lower, upper = ecdf_pit(uniform, probability, 1000, rng=np.random.default_rng(1))
+        counts.append(int(((ecdf < lower) | (ecdf > upper)).sum()))
+    return np.array(counts)
+
+
+def test_jump_sbc_ranks_are_uniform():
+    found = ranks(ZeroShotMJP, right_labels, num_simulations=100, num_draws=63, thinning=1)
+    assert found.shape == (100, 2)
+    assert outside(found, 63).max() == 0
+
+
+class Flat(ZeroShotMJP):
+    """A quarter of the potential: draws are too wide, and ranks pile up in the middle."""
+
+    def potential(self, model_args, model_kwargs):
+        right = super().potential(model_args, model_kwargs)
+        return lambda z: right(z) / 4
+
+
+@pytest.mark.nightly
+def test_jump_sbc_planted_potential_is_caught():
+    found = ranks(Flat, right_labels, num_simulations=100, num_draws=63, thinning=1)
+    assert outside(found, 63).max() > 3
+
+
+@pytest.mark.nightly
+def test_jump_sbc_ranks_are_uniform_with_noise():
+    found = ranks(ZeroShotMJP, noisy_labels, num_simulations=200, num_draws=99, thinning=2)
+    assert outside(found, 99).max() == 0
