@@ -45,7 +45,10 @@ def new_axes(ax: "Axes | None", name: str) -> "Axes":
 def title(ax: "Axes", text: str, below: str = "") -> None:
     """What the figure shows, and a line of less weight `below` it."""
     ax.set_title(text, loc="left", color=INK, fontsize="medium", pad=20 if below else 8)
-    ax.text(0, 1.035, below, transform=ax.transAxes, color=GREY, fontsize="small")
+    # in points: a share of the height would meet the title of a high figure
+    ax.annotate(
+        below, (0, 1), (0, 6), xycoords="axes fraction", textcoords="offset points", color=GREY, fontsize="small"
+    )
 
 
 def note(ax: "Axes", height: float, text: str, colour: str, side: str) -> None:

@@ -81,9 +81,9 @@ def zero_shot(
         label_noise: the probability that a label is wrong, each of the n - 1 others alike. "infer" finds it, and takes
             labels as right where not one is thought wrong; 0.0 takes them as right and is the fastest; a number is
             held.
-        prior: of rates and links, on the scale that the data show. The default suits graphs of which some
-            links are missing; `RatePrior(link_probability=0.99)` where all are there, `reciprocal=0.0` where they
-            are one-way.
+        prior: of rates and links, on the scale that the data show. The default suits graphs of which some links are
+            missing and the others are of a kind; `reciprocal=0.0` where they are one-way. Where rates span decades it
+            takes slow links for none: `RatePrior(shape=0.5, link_probability=0.99)` does not.
         progress_bar: whether to show one, with step and change.
 
     Returns:

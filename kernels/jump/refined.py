@@ -46,6 +46,8 @@ from .transition import LagGrid, num_clipped_lags, padded_lags
 type RateDensity = Callable[[Array, Array], Array]
 
 _FIRST_NOISE = 0.05
+# of a link, beside those that were made, where the scale of the prior is read from the data
+_MORE_JUMPS = 3
 _COLUMNS = 8  # of a Hessian through the filter at once
 
 
@@ -114,6 +116,7 @@ def _refine_counts(
     q = (jumps + slab.shape) / (dwell_times(stats)[:, None] + slab.rate)
     log_likelihood = counts_likelihood(stats)
     fit = em(log_likelihood, _start(q, 0.0), slab.shape, slab.rate, tell=tell)
+    slab = prior.slab(_mean_exit_rate(fit.expected, change_rate(stats)), n)
     fit = fit._replace(parameters=_at_mode(log_likelihood, fit.parameters, slab, max_newton, tell))
     expected = expectations(log_likelihood, fit.parameters)
     links = presence(quadrature_log_bayes(few, fit.parameters, expected, slab), prior)
@@ -140,6 +143,17 @@ def _at_mode(
 
     mode = newton(log_density, jnp.log(rates_to_vector(parameters.rates)), max_steps=max_newton, tell=tell)
     return parameters._replace(rates=rates_from_vector(jnp.exp(mode.position), n))
+
+
+def _mean_exit_rate(expected: Expected, change_rate: Array) -> Float[Array, ""]:
+    """Over states, whatever the time in each: the scale of the prior.
+
+    The observed change rate weighs states by the time in them, slow ones more. As a scale it makes intervals of 50 and
+    90 % hold .46 and .86 of the rates of the prior (30 paths), this one .48 and .88, the true scale .51 and .90. Each
+    link of a state has some more jumps at that rate, so that the scale of few jumps stays near it.
+    """
+    more = _MORE_JUMPS * (expected.dwell.shape[0] - 1)
+    return jnp.mean((expected.jumps.sum(1) + more) / (expected.dwell + more / change_rate))
 
 
 def _start(q: Float[Array, "n n"], label_noise: ArrayLike) -> Parameters:
@@ -296,9 +310,9 @@ def _refine_labels(
     tell: Tell | None,
 ) -> Refined:
     n = stats.num_states
-    slab = prior.slab(change_rate(stats), n)
     log_likelihood = _likelihood(states, grid, mask, label_noise, n)
     expected = expectations(log_likelihood, fit.parameters)
+    slab = prior.slab(_mean_exit_rate(expected, change_rate(stats)), n)
     links = presence(drop_one_log_bayes(log_likelihood, fit.parameters, expected, slab), prior)
 
     def density_of(rates: Array, rho: Array) -> Array:

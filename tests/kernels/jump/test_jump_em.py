@@ -8,6 +8,7 @@ import pytest
 from jax import lax
 
 from emberwalk.kernels.jump import (
+    Expected,
     Parameters,
     counts_likelihood,
     em,
@@ -24,6 +25,7 @@ from emberwalk.kernels.jump import (
     simulate_batch,
     transition_matrices,
 )
+from emberwalk.kernels.jump.refined import _mean_exit_rate
 from tests.kernels.jump.processes import exact_transitions, random_rates
 
 RNG = np.random.default_rng(5)
@@ -208,3 +210,14 @@ def test_jump_em_makes_its_steps_and_stops():
     assert 5 < int(many.num_steps) < 500
     assert many.converged
     assert float(many.parameters.label_noise) == 0
+
+
+def test_jump_scale_of_the_prior_counts_states_alike_and_stays_where_little_was_seen():
+    """Exit rates 8 and 1, the slow state eight times as long: the change rate is below 2, the scale 4.5."""
+    jumps, zeros = jnp.array([[0.0, 8e4], [8e4, 0.0]]), jnp.zeros(4)
+    much = Expected(jumps, jnp.array([1e4, 8e4]), *zeros[:, None])
+    assert float(_mean_exit_rate(much, jnp.asarray(1.78))) == pytest.approx(4.5, rel=1e-3)
+    little = much._replace(jumps=1e-6 * jumps, dwell=1e-6 * much.dwell)
+    assert float(_mean_exit_rate(little, jnp.asarray(1.78))) == pytest.approx(1.78, rel=0.1)
+    nothing = much._replace(jumps=0 * jumps, dwell=0 * much.dwell)
+    assert float(_mean_exit_rate(nothing, jnp.asarray(1.78))) == pytest.approx(1.78)

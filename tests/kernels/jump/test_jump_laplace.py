@@ -101,9 +101,9 @@ def independent(t):
 
 
 def fit_of(log_density, d):
-    return jax.jit(lambda t: laplace(log_density, newton(log_density, t, max_steps=30, tolerance=1e-12), nested=True))(
-        jnp.zeros(d)
-    )
+    return jax.jit(
+        lambda t: laplace(log_density, newton(log_density, t, max_steps=30, tolerance=1e-12), nested=True)
+    )(jnp.zeros(d))
 
 
 def test_jump_laplace_is_exact_for_independent_gammas(x64):

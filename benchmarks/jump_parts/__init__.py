@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/jump.py`, one file a part, and what they share: `setting.py`."""
