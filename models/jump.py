@@ -102,7 +102,7 @@ class MarkovJumpProcess(JumpLaw):
 
     Raises:
         ValueError: negative rates, times that fall, shapes that do not broadcast, noise or initial that are no
-            probabilities (noise that is a JAX array may be a draw, and is not looked at), traced times without a
+            probabilities (noise that is a JAX array may be a draw, and be anywhere in [0, 1]), traced times without a
             grid; in `log_prob`, values that are no labels. Each with the value.
 
     A density is NaN where traced rates are negative or NaN.

@@ -110,19 +110,19 @@ def is_matrix(label_noise: ArrayLike | Array, num_states: int) -> bool:
 def noise_batch(label_noise: ArrayLike | Array | None, num_states: int) -> Shape:
     """Batch shape of label noise, whose values are then probabilities.
 
-    A JAX array is not looked at: it may be a draw, which a prior on (0, 1) can put above (n - 1) / n for a moment, and
+    A number that is a JAX array may be a draw, which a prior on (0, 1) can put above (n - 1) / n for a moment, and
     which has a density there.
 
     Raises:
-        ValueError: a probability of a wrong label outside [0, (n - 1) / n), a row that is no law.
+        ValueError: a probability of a wrong label outside [0, (n - 1) / n), of a draw outside [0, 1]; a row that is
+            no law.
     """
     if label_noise is None:
         return ()
     event = 2 if is_matrix(label_noise, num_states) else 0
     shape = np.shape(label_noise)
-    if not isinstance(label_noise, jax.Array):
+    if not is_traced(label_noise):
         each = np.asarray(label_noise).reshape(-1, *shape[len(shape) - event :])
-        # a sample of a model may be anywhere in (0, 1): it begins its search where a prior has little mass
         sampled = isinstance(label_noise, jax.Array) and not event and bool(np.all((each >= 0) & (each <= 1)))
         for noise in () if sampled else np.unique(each, axis=0):
             check_label_noise(noise, num_states)

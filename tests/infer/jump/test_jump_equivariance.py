@@ -10,6 +10,8 @@ from emberwalk.infer import RatePrior, zero_shot
 from emberwalk.kernels.jump import Slab
 from tests.infer.jump.front_end import CLEAN, NOISY, TIMES, clean
 
+pytestmark = pytest.mark.xdist_group("jump-equivariance")  # what is fitted once serves all
+
 ORDER = np.array([2, 0, 1])  # the new name of each state
 BACK = np.argsort(ORDER)
 DATA = {"clean": (CLEAN, 0.0), "noisy": (NOISY, "infer")}

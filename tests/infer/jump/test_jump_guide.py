@@ -47,7 +47,9 @@ def three_rates(stats):
 
 @pytest.mark.parametrize("full_rank", [True, False])
 def test_jump_guide_begins_within_2_nats_of_its_end(full_rank):
-    first, last = first_and_last(three_rates, AutoMJP(three_rates, full_rank=full_rank), 300, counts_of_three())
+    first, last = first_and_last(
+        three_rates, AutoMJP(three_rates, full_rank=full_rank), 300, counts_of_three()
+    )
     assert last > first - 0.1
     assert last - first < (0.2 if full_rank else 2)
 
@@ -61,6 +63,7 @@ def test_jump_planted_guide_without_the_refined_start_is_far():
     assert known - plain > 20
 
 
+@pytest.mark.nightly
 def test_jump_guide_is_near_the_exact_posterior():
     times, labels, rho, *_ = case("five percent")
     times = np.broadcast_to(times, labels.shape)
@@ -98,6 +101,8 @@ def test_jump_guide_knows_which_latent_is_which():
 @pytest.mark.nightly
 @pytest.mark.parametrize("full_rank", [True, False])
 def test_jump_guide_of_30_rates_begins_within_2_nats_of_its_end(full_rank):
-    first, last = first_and_last(many_rates, AutoMJP(many_rates, full_rank=full_rank), 3000, ratchet_counts(300))
+    first, last = first_and_last(
+        many_rates, AutoMJP(many_rates, full_rank=full_rank), 3000, ratchet_counts(300)
+    )
     assert last > first - 0.2
     assert last - first < 2

@@ -91,7 +91,9 @@ def test_jump_kernel_with_a_nonsensical_start_is_right_by_nuts_alone():
 
 def test_jump_kernel_runs_again_on_other_data():
     """Under `jit_model_args` the second run has the posterior of the second data."""
-    first, second = (jax.tree.map(jnp.asarray, two_state_args(name)[:2]) for name in ("clean", "five percent"))
+    first, second = (
+        jax.tree.map(jnp.asarray, two_state_args(name)[:2]) for name in ("clean", "five percent")
+    )
     grid = jax.tree.map(jnp.asarray, two_state_args("clean")[3])
 
     def model(times, labels, grid):
@@ -114,7 +116,9 @@ def test_jump_kernel_runs_again_on_other_data():
 
 
 def short_run(model, *args, kernel_options=None, num_warmup=20, num_samples=60):
-    mcmc = MCMC(ZeroShotMJP(model, **(kernel_options or {})), num_warmup=num_warmup, num_samples=num_samples, **ONE)
+    mcmc = MCMC(
+        ZeroShotMJP(model, **(kernel_options or {})), num_warmup=num_warmup, num_samples=num_samples, **ONE
+    )
     mcmc.run(random.key(0), *args)
     return mcmc
 
@@ -139,7 +143,10 @@ def test_jump_kernel_takes_three_parameters_and_noise():
     assert tree["log_likelihood"]["y"].dims == ("chain", "draw", "paths")
     one = {name: jnp.asarray(values[-1]) for name, values in draws.items()}
     law = MarkovJumpProcess(
-        flashing_ratchet(one["V"], one["r"], one["b"]), times[::5], initial="stationary", label_noise=one["rho"]
+        flashing_ratchet(one["V"], one["r"], one["b"]),
+        times[::5],
+        initial="stationary",
+        label_noise=one["rho"],
     )
     npt.assert_allclose(tree["log_likelihood"]["y"][0, -1], law.log_prob(labels), rtol=1e-4)
 
@@ -176,7 +183,9 @@ def measured(values, seen=None):
     sd = numpyro.sample("sd", dist.HalfNormal(1.0))
     emission = dist.Normal(levels, sd)
     with numpyro.plate("paths", values.shape[0]):
-        law = MarkovJumpProcess(rates_from_vector(jnp.exp(log_rates), 3), THREE_TIMES, emission=emission, mask=seen)
+        law = MarkovJumpProcess(
+            rates_from_vector(jnp.exp(log_rates), 3), THREE_TIMES, emission=emission, mask=seen
+        )
         numpyro.sample("y", law, obs=values)
 
 
@@ -257,6 +266,7 @@ def test_jump_kernel_khat_is_that_of_arviz():
     assert np.isfinite(pareto_khat(some))
 
 
+@pytest.mark.nightly
 def test_jump_kernel_says_that_proposals_rarely_help_and_goes_on_without():
     """Right labels are counted in the potential, which is that of the model all the same."""
     args = two_state_args(0.0)
@@ -281,8 +291,15 @@ class Run(NamedTuple):
 
 def test_jump_kernel_says_what_was_refused_shortened_or_begun_elsewhere():
     kernel = ZeroShotMJP(two_state)
-    known = {"mean_independence_accept_prob": 0.8, "num_nonfinite": 0, "num_clipped_lags": 0, "fell_back": False}
-    quiet = dict.fromkeys(ZeroShotMJPState._fields) | {name: jnp.full(2, value) for name, value in known.items()}
+    known = {
+        "mean_independence_accept_prob": 0.8,
+        "num_nonfinite": 0,
+        "num_clipped_lags": 0,
+        "fell_back": False,
+    }
+    quiet = dict.fromkeys(ZeroShotMJPState._fields) | {
+        name: jnp.full(2, value) for name, value in known.items()
+    }
     assert kernel.warnings(Run(ZeroShotMJPState(**quiet))) == []
     for field, value, words in (
         ("num_nonfinite", 3, "6 proposals had no finite density"),
@@ -316,7 +333,9 @@ def both_posteriors(model, *args, num_draws):
         with optimised():
             mcmc.run(random.key(0), *args)
         draws = mcmc.get_samples(group_by_chain=True)
-        flat = np.concatenate([np.asarray(v, np.float64).reshape(*v.shape[:2], -1) for v in draws.values()], -1)
+        flat = np.concatenate(
+            [np.asarray(v, np.float64).reshape(*v.shape[:2], -1) for v in draws.values()], -1
+        )
         found.append(np.concatenate([flat, flat**2], -1).mean(1))
     return found
 

@@ -78,7 +78,11 @@ def poisson_emission():
 
 
 MODELS = {
-    "no process": (without_process, {}, r"no MarkovJumpProcess and no MarkovJumpCounts among its sites \['m', 'y'\]"),
+    "no process": (
+        without_process,
+        {},
+        r"no MarkovJumpProcess and no MarkovJumpCounts among its sites \['m', 'y'\]",
+    ),
     "two processes": (two_processes, {}, r"jump processes \['x', 'y'\]; pass site="),
     "another site": (two_processes, {"site": "z"}, r"site='z' is no jump process .* \['x', 'y'\]"),
     "latent": (without_process, {"site": "m"}, r"no MarkovJumpProcess"),
@@ -146,8 +150,9 @@ def nowhere():
 
 
 def test_jump_bad_input_without_any_density_names_the_site():
-    with pytest.warns(UserWarning, match="start is that of the prior median"), pytest.raises(
-        RuntimeError, match=r"density is not finite at the refined start.*'y'"
+    with (
+        pytest.warns(UserWarning, match="start is that of the prior median"),
+        pytest.raises(RuntimeError, match=r"density is not finite at the refined start.*'y'"),
     ):
         begun(ZeroShotMJP(nowhere))
 
@@ -160,6 +165,7 @@ def excluded(stats):
     numpyro.sample("y", MarkovJumpCounts(q, stats, initial=start), obs=stats.counts)
 
 
+@pytest.mark.nightly
 def test_jump_bad_input_a_start_without_density_falls_back_to_the_prior_median():
     times = np.linspace(0, 5, 26)
     labels = np.tile([[0, 1]], (400, 13))

@@ -8,6 +8,8 @@ import pytest
 from emberwalk.infer import plot_rates
 from tests.infer.jump.front_end import LINKS, Q, clean
 
+pytestmark = pytest.mark.xdist_group("jump-front-end")  # what is fitted once serves all
+
 ORDER = [(i, j) for i in range(3) for j in range(3) if i != j]
 
 

@@ -19,6 +19,8 @@ from tests.infer.jump.front_end import CLEAN, LINKS, TIMES, clean, noisy
 from tests.kernels.jump.processes import Q3, exact_transitions
 from tests.statistics import assert_caught, assert_exact, z_scores
 
+pytestmark = pytest.mark.xdist_group("jump-front-end")  # what is fitted once serves all
+
 BATCHES = 20  # of 1000 draws, as many as quantities are made of: one program
 
 

@@ -19,6 +19,8 @@ from tests.infer.chains import chain_means
 from tests.infer.jump.jump_cases import exact_moments, two_state, two_state_args
 from tests.statistics import assert_caught, assert_exact, moments, z_scores
 
+pytestmark = pytest.mark.xdist_group("jump-two-state-kernel")  # what is fitted once serves all
+
 KINDS = ("as it is", "wide", "narrow", "nonsense", "density forgotten", "phi forgotten", "slope forgotten")
 RIGHT, BUGS = KINDS[:4], KINDS[4:]
 SCALES = (1.0, 1.5, 0.6, 1.0, 1.5, 1.5, 0.6)
@@ -111,6 +113,7 @@ def run_moments(name, num_draws=500):
     return chain_means(ZeroShotMJP(two_state), collect, CHAINS, 20, num_draws, *two_state_args(name))
 
 
+@pytest.mark.nightly
 def test_jump_two_state_kernel_has_the_exact_posterior_of_noisy_labels():
     assert_exact(z_scores(run_moments(0.1), exact_moments(0.1)))
 

@@ -31,6 +31,8 @@ from tests.infer.jump.front_end import (
 )
 from tests.laws.runs import compilations
 
+pytestmark = pytest.mark.xdist_group("jump-front-end")  # what is fitted once serves all
+
 
 def assert_same(a, b):
     for x, y in zip(as_arrays(a), as_arrays(b), strict=True):

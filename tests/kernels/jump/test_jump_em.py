@@ -28,6 +28,8 @@ from emberwalk.kernels.jump import (
 from emberwalk.kernels.jump.refined import _mean_exit_rate
 from tests.kernels.jump.processes import exact_transitions, random_rates
 
+pytestmark = pytest.mark.xdist_group("jump-em")  # what is fitted once serves all
+
 RNG = np.random.default_rng(5)
 Q = random_rates(RNG, 3)
 TIMES = np.cumsum(np.append(0.0, RNG.choice([0.2, 0.5, 1.1], 14)))

@@ -13,6 +13,8 @@ from emberwalk.kernels.jump import path_statistics, refine_counts, simulate_batc
 from tests.kernels.jump.processes import block_errors, ratchet, ratchet_paths, refined_blocks, rmse
 from tests.statistics import optimised
 
+pytestmark = pytest.mark.xdist_group("jump-ratchet")  # what is fitted once serves all
+
 ALL_BLOCKS = {1: 2000, 3: 333, 10: 333, 30: 333, 100: 100, 300: 33, 1000: 10, 5000: 2}
 BARS = {
     1: {1: 0.65, 3: 0.55, 10: 0.40, 30: 0.27, 100: 0.16, 300: 0.10, 1000: 0.05, 5000: 0.025},

@@ -11,6 +11,8 @@ from emberwalk.kernels.jump.training_prior import TrainingPrior, draw_counts, pr
 from tests.kernels.jump.processes import random_rates
 from tests.statistics import assert_caught, assert_exact, mcse, z_scores
 
+pytestmark = pytest.mark.xdist_group("jump-training-prior")  # what is fitted once serves all
+
 Q = 3 * random_rates(np.random.default_rng(5), 3)
 Q[0, 2] = 0.0
 TIMES = np.cumsum(np.random.default_rng(6).choice([0.05, 0.1, 0.25], 24))

@@ -19,6 +19,8 @@ from tests.kernels.jump.two_state import (
     log_likelihood_on_grid,
 )
 
+pytestmark = pytest.mark.xdist_group("jump-two-state")  # what is fitted once serves all
+
 
 @pytest.mark.parametrize("rho", STORED)
 def test_jump_two_state_quadrature_has_the_stored_digits(rho):
