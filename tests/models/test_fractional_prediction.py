@@ -77,6 +77,7 @@ def test_nuts_has_the_posterior_of_dense_algebra(noise):
     assert_caught(z_scores(x.mean(1), prior_mean))
 
 
+@pytest.mark.nightly
 def test_all_parameters_are_learnt_by_svi_with_h_a_param():
     def model(y):
         hurst = numpyro.param("hurst", 0.5, constraint=constraints.interval(0.02, 0.98))

@@ -103,6 +103,7 @@ def test_fractional_guide_has_the_same_draws_for_the_same_key_and_when_pickled()
     assert not np.array_equal(one["x"], other["x"])
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", [AutoFractionalSDE, pytest.param(ControlGuide, marks=pytest.mark.nightly)])
 def test_fractional_guide_of_a_model_with_a_network_and_latents_pickles(kind):
     """A param that is a network has a function without a name in every trace."""

@@ -99,6 +99,7 @@ def test_fractional_guide_bad_input_is_refused(make, error, words):
         set_up(make())
 
 
+@pytest.mark.nightly
 def test_fractional_guide_bad_input_one_of_two_sites_can_be_named():
     """Its data are what the guide goes to: 0, or 3 with noise of sd 1."""
     ends = [

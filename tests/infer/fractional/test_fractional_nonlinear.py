@@ -91,6 +91,7 @@ def test_fractional_nonlinear_double_well_needs_its_passes():
     assert spread[1] < spread[0] / 2
 
 
+@pytest.mark.nightly
 def test_fractional_nonlinear_residual_begins_as_nothing_and_learns():
     model = double_well(50)
     y = drawn(model, 0.7)
@@ -157,6 +158,7 @@ class Encoder(eqx.Module):
         return y, precision
 
 
+@pytest.mark.nightly
 def test_fractional_nonlinear_encoder_of_a_plate_learns_the_precision_of_the_data():
     """Seven sequences, half of the data missing: the best sites are y with precision 1 / sd^2."""
     ts = np.array([0.0, 0.1, 0.25, 0.3, 0.5, 0.6, 0.75, 0.8, 1.0])
