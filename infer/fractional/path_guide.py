@@ -187,8 +187,10 @@ class PathGuide(AutoGuide):
 
     def _set_up(self, args: tuple, kwargs: Values) -> None:
         """Once: which latents there are besides, and what the subclass wants to know."""
-        reading = read_model(self.model, numpyro.prng_key(), {}, args, kwargs)
+        key = numpyro.prng_key()
+        reading = read_model(self.model, key, {}, args, kwargs)
         name = reading.equation.name
+        _check_concrete(name, (key, args, kwargs, [site["value"] for site in reading.trace.values()]))
         others = [site for site, m in reading.trace.items() if m["type"] == "sample" and not m["is_observed"]]
         if others:
             rest = handlers.block(WithoutNoise(self.model), hide_fn=NoOtherLatent(path_sites(name)))
@@ -222,6 +224,15 @@ class PathGuide(AutoGuide):
     def log_density_of_path(self, reading: Reading, args: tuple, kwargs: Values):
         """See `model_runs.log_density_of_path`."""
         return log_density_of_path(self.model, reading.values, args, kwargs)
+
+
+def _check_concrete(name: str, seen: Any) -> None:
+    """What a guide keeps from its first call, networks and sites, outlives a trace, and decisions need numbers."""
+    if not is_concrete(seen):
+        raise TypeError(
+            f"{name}: the guide looks at the data when it is first called, and they or the key are traced. Call "
+            "svi.init (or the guide) once outside of jit."
+        )
 
 
 _PASS_DATA = (

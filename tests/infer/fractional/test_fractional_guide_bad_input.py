@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 from jax import random
+from numpyro.infer import SVI, Trace_ELBO
 
 from emberwalk.infer import AutoFractionalSDE, ControlGuide
 from emberwalk.models import fractional_sde
@@ -159,6 +161,30 @@ def test_fractional_guide_bad_input_traced_data_are_refused_with_the_way_out():
 
     with pytest.raises(TypeError, match="once outside of jit"):
         jax.jit(lambda y: set_up(AutoFractionalSDE(model), y)(y)["x_noise"])(Y)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        AutoFractionalSDE,
+        lambda model: AutoFractionalSDE(model, sites="learnt"),
+        lambda model: AutoFractionalSDE(model, encoder=read_nothing),
+        ControlGuide,
+    ],
+    ids=["auto", "learnt", "encoder", "control"],
+)
+def test_fractional_guide_bad_input_a_first_call_under_jit_is_refused_and_leaves_nothing(make):
+    """The key is traced too, and with it the networks and the sites that the guide would keep."""
+
+    def model(y):
+        seen(path(), y=y)
+
+    guide = make(model)
+    svi = SVI(model, guide, optax.adam(0.01), Trace_ELBO())
+    with pytest.raises(TypeError, match="once outside of jit"):
+        jax.jit(svi.init)(random.key(0), Y)
+    assert guide._name is None
+    assert not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(vars(guide)))
 
 
 def test_fractional_guide_bad_input_h_out_of_range_and_infinite_paths_are_counted():
