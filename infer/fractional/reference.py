@@ -23,7 +23,6 @@ from .sites import Factors
 
 type FactorsAt = Callable[[Float[Array, "*B M+1 d"]], Factors]
 
-_SAME = 1e-5
 _SEEN = 1e-12  # less precision than this is none
 
 
@@ -74,14 +73,6 @@ def at_outputs(equation: FractionalSDE, x: Float[Array, "N+1 *B d"]) -> Float[Ar
     return jnp.moveaxis(x[equation.state.grid.outputs], 0, -2)
 
 
-def curvature_of_step(equation: FractionalSDE, other: Float[Array, ""]) -> Float[Array, ""]:
-    """How much the tangent changes to a path that is `other` away, relative: 0 for a linear equation."""
-    b, e = no_noise(equation)
-    z = jnp.zeros((len(e) + 1, *equation.start(b).shape), e.dtype) + equation.start(b)
-    here, there = equation.linear(z, e), equation.linear(z + other, e + other)
-    return jnp.maximum(_change(here.M, there.M), _change(here.L, there.L))
-
-
 def between_sites(
     equation: FractionalSDE, factors: Factors, x: Float[Array, "N+1 *B d"]
 ) -> Float[Array, "N+1 *B d"]:
@@ -129,7 +120,3 @@ def _filtered(equation: FractionalSDE, z: Array, e: Array, factors: Factors, che
     for _ in equation.state.batch:
         one = jax.vmap(one, out_axes=Gains(0, 1, 0, 0))  # type: ignore[arg-type]
     return one(equation.linear(z, e), factors.on(equation))
-
-
-def _change(here: Array, there: Array) -> Float[Array, ""]:
-    return jnp.abs(here - there).max() / jnp.maximum(jnp.abs(here).max(), jnp.finfo(here.dtype).tiny)
