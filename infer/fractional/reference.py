@@ -16,10 +16,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ...kernels.fractional import Gains, backward, driven
+from ...kernels.fractional import Gains, Information, Linear, Sites, backward, driven
 from ...models.fractional import FractionalSDE
 from .model_runs import no_noise
 from .sites import Factors
+from .start import most_probable_start
 
 type FactorsAt = Callable[[Float[Array, "*B M+1 d"]], Factors]
 
@@ -117,6 +118,27 @@ def _filtered(equation: FractionalSDE, z: Array, e: Array, factors: Factors, che
     def one(linear, sites):
         return backward(linear, sites, checkpoint=checkpoint)
 
+    gains = _mapped(one, equation)(equation.linear(z, e), factors.on(equation))
+    return gains if equation.has_linear_start else _with_start(equation, gains)
+
+
+def _with_start(equation: FractionalSDE, gains: Gains) -> Gains:
+    """The law of b linearised where b is most probable: what all sites say of z_0 does not depend on it."""
+    b = lax.stop_gradient(most_probable_start(equation, gains.info))
+    r = gains.steps.m.shape[-1]
+    mean, factor = equation.linear_start(b)
+
+    def one(info: Information, mean: Array, factor: Array) -> Gains:
+        # a filter of no step, its one site on all of z_0
+        size = len(mean)
+        nothing = (jnp.zeros((0, size, size)), jnp.zeros((0, size)), jnp.zeros((0, size, r)))
+        return backward(Linear(*nothing, mean, factor), Sites(info.v[None], info.P[None]))
+
+    found = _mapped(one, equation)(gains.info, mean, factor)
+    return gains._replace(start=found.start, log_evidence=gains.info.k + found.log_evidence)
+
+
+def _mapped(one: Callable[..., Gains], equation: FractionalSDE) -> Callable[..., Gains]:
     for _ in equation.state.batch:
         one = jax.vmap(one, out_axes=Gains(0, 1, 0, 0))  # type: ignore[arg-type]
-    return one(equation.linear(z, e), factors.on(equation))
+    return one
