@@ -8,7 +8,7 @@ for a draw of (b, e) and its log density. They become Delta sites that carry it,
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax import lax, random
+from jax import random
 from jaxtyping import Array, Float, Key
 from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal
@@ -34,7 +34,10 @@ from .model_runs import (
     path_sites,
     read_model,
 )
-from .report import DRAWS_AT_ONCE, FractionalDiagnostics, diagnosed
+from .programs import Draw, Program, known_by, over_keys
+from .report import FractionalDiagnostics, diagnosed
+
+_PROGRAMS = 8  # kept; of the data that came last
 
 
 class PathDraw(NamedTuple):
@@ -77,8 +80,13 @@ class PathGuide(AutoGuide):
         self._name: str | None = None
         self._ts = np.empty(0)
         self._warned_of_ts = False
+        self._programs: dict[Hashable, Program] = {}
         self._reads_data = True
         self._observed: frozenset[str] = frozenset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled programs do not pickle, and are made again."""
+        return {**super().__getstate__(), "_programs": {}}
 
     # What a subclass is
 
@@ -119,16 +127,13 @@ class PathGuide(AutoGuide):
             The other latents, `{name}_init`, `{name}_bank`, `{name}_noise` and `{name}`, each `[*sample_shape, ...]`.
         """
 
-        def one(key: Key[Array, ""]) -> Values:
+        def one(key: Key[Array, ""], params: Values) -> Values:
             with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
                 values, draw, reading = self._drawn(args, kwargs)
                 return values | {reading.equation.name: reading.equation.record(draw.x)}
 
-        if self._name is None:
-            with handlers.block(), handlers.seed(rng_seed=rng_key):
-                self._set_up(args, kwargs)
         keys = random.split(rng_key, int(np.prod(sample_shape, dtype=int)))
-        draws = jax.jit(lambda keys: lax.map(one, keys, batch_size=DRAWS_AT_ONCE))(keys)
+        draws = self.program("sample_posterior", one, rng_key, args, kwargs)(keys, params)
         return jax.tree.map(lambda leaf: leaf.reshape(*sample_shape, *leaf.shape[1:]), draws)
 
     def paths(self, samples: Values) -> Values:
@@ -164,6 +169,23 @@ class PathGuide(AutoGuide):
         return f"_{self.prefix}_hurst"
 
     # How
+
+    def program(self, name: str, draw: Draw, key: Key[Array, ""], args: tuple, kwargs: Values) -> Program:
+        """`draw` for many keys, compiled once for each name and data of the model; sets the guide up.
+
+        Like any jitted function it keeps what else the model read when it was first called.
+        """
+        if self._name is None:
+            with handlers.block(), handlers.seed(rng_seed=key):
+                self._set_up(args, kwargs)
+        if not is_concrete((args, kwargs)):
+            return over_keys(draw)
+        known = name, known_by((args, kwargs))
+        if known not in self._programs:
+            while len(self._programs) >= _PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            self._programs[known] = over_keys(draw)
+        return self._programs[known]
 
     def _drawn(self, args: tuple, kwargs: Values) -> tuple[Values, PathDraw, Reading]:
         if self._name is None:
@@ -242,7 +264,9 @@ _PASS_DATA = (
 
 
 def _observed_sites(reading: Reading) -> dict[str, dict[str, Any]]:
-    return {name: site for name, site in reading.trace.items() if site["type"] == "sample" and site["is_observed"]}
+    return {
+        name: site for name, site in reading.trace.items() if site["type"] == "sample" and site["is_observed"]
+    }
 
 
 def check_observed(reading: Reading) -> dict[str, dict[str, Any]]:
