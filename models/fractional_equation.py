@@ -24,7 +24,7 @@ from ..kernels.fractional import step as bank_step
 from .fractional_increments import Bank
 from .fractional_inputs import Grid
 from .fractional_solver import Solver
-from .fractional_start import Start, from_normal
+from .fractional_start import Start, from_normal, is_affine
 
 type Hook = Callable[["FractionalSDE"], Array]
 
@@ -226,8 +226,21 @@ class FractionalSDE:
         dB = self.bank.increments(bank, noise)
         return self.solver.path(self.state.start(init), dB, self.state.grid.fine, self.checkpoint)
 
+    @property
+    def has_linear_start(self) -> bool:
+        """Whether z_0 is known to be linear in b: x_0 is given, or its law is a normal."""
+        y0 = self.state.y0
+        return not isinstance(y0, dist.Distribution) or is_affine(y0)
+
+    def linear_start(self, b: Float[Array, "*B R"]) -> tuple[Float[Array, "*B n"], Float[Array, "*B n R"]]:
+        """(c, L), the tangent c + L b of the start there."""
+        factor = jax.jacfwd(lambda db: self.start(b + db))(jnp.zeros(b.shape[-1], b.dtype))
+        return self.start(b) - _times(factor, b), factor
+
     def linear(self, z: Float[Array, "N+1 *B n"], e: Float[Array, "N *B Pr"]) -> Linear:
         """The tangent of all steps at (z_n, e_n), and of the start at b = 0, `[*B, ...]`.
+
+        The start has one of its own, `linear_start`, for a law that is not normal.
 
         In a plate each field has the batch before it: `jax.vmap(backward)(equation.linear(z, e), sites)`.
         """
@@ -243,8 +256,7 @@ class FractionalSDE:
         over_time = len(self.state.batch)
         M, c, L = (jnp.moveaxis(x, 0, over_time) for x in jax.vmap(tangent)(z[:-1], e, self.inputs))
         b = jnp.zeros((*self.state.batch, self.num_start_noises), z.dtype)
-        factor = jax.jacfwd(lambda db: self.start(b + db))(jnp.zeros(b.shape[-1], z.dtype))
-        return Linear(M, c, L, self.start(b), factor)
+        return Linear(M, c, L, *self.linear_start(b))
 
     def record(self, x: Float[Array, "N+1 *B d"]) -> Array:
         """The deterministic sites of a path, `z[..., :d]`; returns it as the model has it, see `State.record`."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
+from numpyro.distributions.transforms import AffineTransform
 
 from .fractional_inputs import Number
 
@@ -47,6 +48,16 @@ def from_normal(law: dist.Distribution, z: Float[Array, "..."]) -> Float[Array, 
     # Phi is 1 from 5.4 on in float32, where a quantile may be infinite
     eps = jnp.finfo(z.dtype).eps
     return law.icdf(jnp.clip(ndtr(z), eps, 1 - eps))
+
+
+def is_affine(law: dist.Distribution) -> bool:
+    """Whether equation (1) is known to be a linear one: of normals, and what is affine in them."""
+    if isinstance(law, dist.Independent | dist.ExpandedDistribution):
+        return is_affine(law.base_dist)
+    if isinstance(law, dist.TransformedDistribution):
+        affine = all(isinstance(transform, AffineTransform) for transform in law.transforms)
+        return affine and is_affine(law.base_dist)
+    return isinstance(law, dist.Normal | dist.MultivariateNormal)
 
 
 def state_shape(name: str, y0: Start, batch: tuple[int, ...]) -> tuple[int, ...]:

@@ -25,15 +25,16 @@ from numpyro.infer.initialization import init_to_median
 from ...kernels.fractional import simulate
 from ...models.fractional import FractionalSDE
 from .data import encoder_data
-from .model_runs import Model, Reading, Values, is_concrete, no_noise
+from .linearity import is_linear
+from .model_runs import Model, Reading, Values, no_noise, read_model
 from .networks import Features, declared, features_of, over_batch, residual_network
 from .path_guide import PathDraw, PathGuide, check_observed
-from .reference import at_outputs, curvature_of_step, gains_of
+from .reference import at_outputs, gains_of
 from .sites import Factors, LogProb, change_of_curvature, encoded, laplace, learnt, probe_error
 
 type SiteKind = Literal["auto", "laplace", "learnt"]
 
-_SAME, _LINEAR = 1e-3, 1e-5
+_SAME = 1e-3
 _FIRST_PASSES = 5  # from which learnt sites begin
 
 
@@ -122,9 +123,7 @@ class AutoFractionalSDE(PathGuide):
         sites_stay = is_quadratic or self._kind != "laplace"  # wherever the path is
         # a network may begin as zero and not stay so
         if sites_stay and not any(site["type"] == "param" for site in reading.trace.values()):
-            curvature = jax.jit(partial(curvature_of_step, equation))(jnp.asarray(1.0))
-            is_linear = is_concrete(curvature) and float(curvature) <= _LINEAR
-            self._passes = 0 if is_linear else self.relinearise
+            self._passes = 0 if self._is_linear(reading, args, kwargs) else self.relinearise
         if self._kind == "learnt":
             factors_at = partial(laplace, log_prob, equation)
             first = partial(gains_of, equation, factors_at, _FIRST_PASSES, through_sites=False)
@@ -174,16 +173,22 @@ class AutoFractionalSDE(PathGuide):
                 "extend_noise to forecast."
             )
 
+    def _is_linear(self, reading: Reading, args: tuple, kwargs: Values) -> bool:
+        """At a draw from the prior: where a guide begins, a coefficient may be 0 that is not to stay so."""
+        equation = read_model(self.model, numpyro.prng_key(), {}, args, kwargs).equation
+        log_prob, through_data = self.log_density_of_path(reading, args, kwargs), self._kind == "laplace"
+
+        def look(key: Any) -> Array:
+            x = at_outputs(equation, equation.path(*no_noise(equation)))
+            return is_linear(equation, laplace(log_prob, equation, x) if through_data else None, key)
+
+        return bool(jax.jit(look)(numpyro.prng_key()))
+
     def _looked_at(self, equation: FractionalSDE, log_prob: LogProb, key: Any) -> tuple[bool, SiteKind]:
         """Whether the curvature of the likelihood is the same everywhere, and what sites to take."""
         x = at_outputs(equation, equation.path(*no_noise(equation)))
         look = lambda x: tuple(f(log_prob, equation, x, key) for f in (probe_error, change_of_curvature))  # noqa: E731
         probe, change = jax.jit(look)(x)
-        if not is_concrete((probe, change)):
-            raise TypeError(
-                f"{equation.name}: the guide looks at the data when it is first called, and they are traced. Call "
-                "svi.init (or the guide) once outside of jit."
-            )
         is_quadratic = float(change) <= _SAME
         if float(probe) > _SAME:
             warnings.warn(

@@ -8,7 +8,7 @@ for a draw of (b, e) and its log density. They become Delta sites that carry it,
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jax import lax, random
+from jax import random
 from jaxtyping import Array, Float, Key
 from numpyro import handlers
 from numpyro.infer.autoguide import AutoGuide, AutoMultivariateNormal
@@ -34,7 +34,10 @@ from .model_runs import (
     path_sites,
     read_model,
 )
-from .report import DRAWS_AT_ONCE, FractionalDiagnostics, diagnosed
+from .programs import Draw, Program, known_by, over_keys
+from .report import FractionalDiagnostics, diagnosed
+
+_PROGRAMS = 8  # kept; of the data that came last
 
 
 class PathDraw(NamedTuple):
@@ -77,8 +80,13 @@ class PathGuide(AutoGuide):
         self._name: str | None = None
         self._ts = np.empty(0)
         self._warned_of_ts = False
+        self._programs: dict[Hashable, Program] = {}
         self._reads_data = True
         self._observed: frozenset[str] = frozenset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled programs do not pickle, and are made again."""
+        return {**super().__getstate__(), "_programs": {}}
 
     # What a subclass is
 
@@ -119,16 +127,13 @@ class PathGuide(AutoGuide):
             The other latents, `{name}_init`, `{name}_bank`, `{name}_noise` and `{name}`, each `[*sample_shape, ...]`.
         """
 
-        def one(key: Key[Array, ""]) -> Values:
+        def one(key: Key[Array, ""], params: Values) -> Values:
             with handlers.block(), handlers.seed(rng_seed=key), handlers.substitute(data=params):
                 values, draw, reading = self._drawn(args, kwargs)
                 return values | {reading.equation.name: reading.equation.record(draw.x)}
 
-        if self._name is None:
-            with handlers.block(), handlers.seed(rng_seed=rng_key):
-                self._set_up(args, kwargs)
         keys = random.split(rng_key, int(np.prod(sample_shape, dtype=int)))
-        draws = jax.jit(lambda keys: lax.map(one, keys, batch_size=DRAWS_AT_ONCE))(keys)
+        draws = self.program("sample_posterior", one, rng_key, args, kwargs)(keys, params)
         return jax.tree.map(lambda leaf: leaf.reshape(*sample_shape, *leaf.shape[1:]), draws)
 
     def paths(self, samples: Values) -> Values:
@@ -165,6 +170,23 @@ class PathGuide(AutoGuide):
 
     # How
 
+    def program(self, name: str, draw: Draw, key: Key[Array, ""], args: tuple, kwargs: Values) -> Program:
+        """`draw` for many keys, compiled once for each name and data of the model; sets the guide up.
+
+        Like any jitted function it keeps what else the model read when it was first called.
+        """
+        if self._name is None:
+            with handlers.block(), handlers.seed(rng_seed=key):
+                self._set_up(args, kwargs)
+        if not is_concrete((args, kwargs)):
+            return over_keys(draw)
+        known = name, known_by((args, kwargs))
+        if known not in self._programs:
+            while len(self._programs) >= _PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            self._programs[known] = over_keys(draw)
+        return self._programs[known]
+
     def _drawn(self, args: tuple, kwargs: Values) -> tuple[Values, PathDraw, Reading]:
         if self._name is None:
             with handlers.block():
@@ -187,8 +209,10 @@ class PathGuide(AutoGuide):
 
     def _set_up(self, args: tuple, kwargs: Values) -> None:
         """Once: which latents there are besides, and what the subclass wants to know."""
-        reading = read_model(self.model, numpyro.prng_key(), {}, args, kwargs)
+        key = numpyro.prng_key()
+        reading = read_model(self.model, key, {}, args, kwargs)
         name = reading.equation.name
+        _check_concrete(name, (key, args, kwargs, [site["value"] for site in reading.trace.values()]))
         others = [site for site, m in reading.trace.items() if m["type"] == "sample" and not m["is_observed"]]
         if others:
             rest = handlers.block(WithoutNoise(self.model), hide_fn=NoOtherLatent(path_sites(name)))
@@ -224,6 +248,15 @@ class PathGuide(AutoGuide):
         return log_density_of_path(self.model, reading.values, args, kwargs)
 
 
+def _check_concrete(name: str, seen: Any) -> None:
+    """What a guide keeps from its first call, networks and sites, outlives a trace, and decisions need numbers."""
+    if not is_concrete(seen):
+        raise TypeError(
+            f"{name}: the guide looks at the data when it is first called, and they or the key are traced. Call "
+            "svi.init (or the guide) once outside of jit."
+        )
+
+
 _PASS_DATA = (
     "This guide reads the data. Pass them: samples = guide.sample_posterior(key, params, ts, y); "
     "Predictive(model, samples)(key, ts)."
@@ -231,7 +264,9 @@ _PASS_DATA = (
 
 
 def _observed_sites(reading: Reading) -> dict[str, dict[str, Any]]:
-    return {name: site for name, site in reading.trace.items() if site["type"] == "sample" and site["is_observed"]}
+    return {
+        name: site for name, site in reading.trace.items() if site["type"] == "sample" and site["is_observed"]
+    }
 
 
 def check_observed(reading: Reading) -> dict[str, dict[str, Any]]:

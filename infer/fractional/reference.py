@@ -16,14 +16,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from ...kernels.fractional import Gains, backward, driven
+from ...kernels.fractional import Gains, Information, Linear, Sites, backward, driven
 from ...models.fractional import FractionalSDE
 from .model_runs import no_noise
 from .sites import Factors
+from .start import most_probable_start
 
 type FactorsAt = Callable[[Float[Array, "*B M+1 d"]], Factors]
 
-_SAME = 1e-5
 _SEEN = 1e-12  # less precision than this is none
 
 
@@ -74,14 +74,6 @@ def at_outputs(equation: FractionalSDE, x: Float[Array, "N+1 *B d"]) -> Float[Ar
     return jnp.moveaxis(x[equation.state.grid.outputs], 0, -2)
 
 
-def curvature_of_step(equation: FractionalSDE, other: Float[Array, ""]) -> Float[Array, ""]:
-    """How much the tangent changes to a path that is `other` away, relative: 0 for a linear equation."""
-    b, e = no_noise(equation)
-    z = jnp.zeros((len(e) + 1, *equation.start(b).shape), e.dtype) + equation.start(b)
-    here, there = equation.linear(z, e), equation.linear(z + other, e + other)
-    return jnp.maximum(_change(here.M, there.M), _change(here.L, there.L))
-
-
 def between_sites(
     equation: FractionalSDE, factors: Factors, x: Float[Array, "N+1 *B d"]
 ) -> Float[Array, "N+1 *B d"]:
@@ -126,10 +118,27 @@ def _filtered(equation: FractionalSDE, z: Array, e: Array, factors: Factors, che
     def one(linear, sites):
         return backward(linear, sites, checkpoint=checkpoint)
 
+    gains = _mapped(one, equation)(equation.linear(z, e), factors.on(equation))
+    return gains if equation.has_linear_start else _with_start(equation, gains)
+
+
+def _with_start(equation: FractionalSDE, gains: Gains) -> Gains:
+    """The law of b linearised where b is most probable: what all sites say of z_0 does not depend on it."""
+    b = lax.stop_gradient(most_probable_start(equation, gains.info))
+    r = gains.steps.m.shape[-1]
+    mean, factor = equation.linear_start(b)
+
+    def one(info: Information, mean: Array, factor: Array) -> Gains:
+        # a filter of no step, its one site on all of z_0
+        size = len(mean)
+        nothing = (jnp.zeros((0, size, size)), jnp.zeros((0, size)), jnp.zeros((0, size, r)))
+        return backward(Linear(*nothing, mean, factor), Sites(info.v[None], info.P[None]))
+
+    found = _mapped(one, equation)(gains.info, mean, factor)
+    return gains._replace(start=found.start, log_evidence=gains.info.k + found.log_evidence)
+
+
+def _mapped(one: Callable[..., Gains], equation: FractionalSDE) -> Callable[..., Gains]:
     for _ in equation.state.batch:
         one = jax.vmap(one, out_axes=Gains(0, 1, 0, 0))  # type: ignore[arg-type]
-    return one(equation.linear(z, e), factors.on(equation))
-
-
-def _change(here: Array, there: Array) -> Float[Array, ""]:
-    return jnp.abs(here - there).max() / jnp.maximum(jnp.abs(here).max(), jnp.finfo(here.dtype).tiny)
+    return one

@@ -15,10 +15,12 @@ from jax import random
 from numpyro import handlers
 from numpyro.contrib.module import eqx_module
 from numpyro.infer import SVI, Predictive, Trace_ELBO
+from numpyro.infer.autoguide import AutoNormal
 
 from emberwalk.infer import AutoFractionalSDE, ControlGuide, to_datatree
 from emberwalk.models import extend_noise, fractional_sde, hurst_prior
 from tests.infer.fractional.guided import SD, bridge, coefficients, exact_gp, fbm_prior, log_weights, set_up
+from tests.laws.runs import compilations
 from tests.statistics import assert_exact, z_scores
 
 TS = np.concatenate([np.arange(0, 0.5, 0.05), np.linspace(0.5, 1.0, 3), [1.3]])
@@ -125,6 +127,36 @@ def test_fractional_guide_compiles_its_step_once(kind):
         state, loss = update(state, Y)
     assert update._cache_size() == 1
     assert np.isfinite(loss)
+
+
+def short(y=None):
+    """A model with a scale, quick to compile."""
+    s = numpyro.sample("s", dist.LogNormal(0.0, 0.5))
+    ts = np.linspace(0, 1, 6)
+    x = fractional_sde("x", lambda t, x: -x, lambda t, x: s, ts, 0.3, coefficients=coefficients(1.0, 5, 5))
+    numpyro.sample("y", dist.Normal(x[1:], SD), obs=y)
+
+
+def test_fractional_guide_draws_and_is_diagnosed_again_without_compiling():
+    """Other keys, other params, equal data: params are arguments, and the guide keeps its programs."""
+    y, again = jnp.linspace(0.0, 1.0, 5), jnp.linspace(0.0, 1.0, 5)
+    guide = AutoFractionalSDE(short, inner=AutoNormal)
+    svi = SVI(short, guide, optax.adam(0.01), Trace_ELBO())
+    params = svi.get_params(svi.init(random.key(0), y))
+    other = params | {"s_auto_loc": params["s_auto_loc"] + 1.0}
+
+    def used(key, params, y):
+        draws = guide.sample_posterior(key, params, y, sample_shape=(40,))
+        return draws["s"], guide.diagnostics(key, params, y, num_samples=40)
+
+    s, found = used(random.key(1), params, y)
+    with compilations() as seen:
+        again_s, again_found = used(random.key(2), other, again)
+    assert seen == []
+    assert len(guide._programs) == 2
+    assert np.log(again_s).mean() - np.log(s).mean() == pytest.approx(1.0, abs=0.2)
+    assert again_found.elbo != found.elbo
+    assert pickle.loads(pickle.dumps(guide))._programs == {}
 
 
 def test_fractional_guide_is_read_by_arviz():

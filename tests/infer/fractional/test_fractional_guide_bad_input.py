@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 from jax import random
+from numpyro.infer import SVI, Trace_ELBO
 
-from emberwalk.infer import AutoFractionalSDE, ControlGuide
+from emberwalk.infer import AutoFractionalSDE, ControlGuide, FractionalDiagnostics
 from emberwalk.models import fractional_sde
 from tests.infer.fractional.guided import SD, coefficients, nothing, set_up, unit
 
@@ -162,6 +164,30 @@ def test_fractional_guide_bad_input_traced_data_are_refused_with_the_way_out():
         jax.jit(lambda y: set_up(AutoFractionalSDE(model), y)(y)["x_noise"])(Y)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        AutoFractionalSDE,
+        lambda model: AutoFractionalSDE(model, sites="learnt"),
+        lambda model: AutoFractionalSDE(model, encoder=read_nothing),
+        ControlGuide,
+    ],
+    ids=["auto", "learnt", "encoder", "control"],
+)
+def test_fractional_guide_bad_input_a_first_call_under_jit_is_refused_and_leaves_nothing(make):
+    """The key is traced too, and with it the networks and the sites that the guide would keep."""
+
+    def model(y):
+        seen(path(), y=y)
+
+    guide = make(model)
+    svi = SVI(model, guide, optax.adam(0.01), Trace_ELBO())
+    with pytest.raises(TypeError, match="once outside of jit"):
+        jax.jit(svi.init)(random.key(0), Y)
+    assert guide._name is None
+    assert not any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(vars(guide)))
+
+
 def test_fractional_guide_bad_input_h_out_of_range_and_infinite_paths_are_counted():
     def model(y):
         H = numpyro.sample("H", dist.Uniform(0.5, 0.99))
@@ -175,3 +201,26 @@ def test_fractional_guide_bad_input_h_out_of_range_and_infinite_paths_are_counte
     assert found.num_nonfinite > 0
     assert "use hurst_prior" in str(found)
     assert "not finite" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (FractionalDiagnostics(-61.1, 0.9, -52.49, 0.33, 1.0, 300, 0, 0), ["particle_ess 1 of 300 draws"]),
+        (FractionalDiagnostics(-61.1, 0.9, -52.49, 0.33, 80.0, 4000, 0, 0), ["particle_ess 80 of 4000 draws"]),
+        (FractionalDiagnostics(-12.1, 1.3, -11.4, 0.2, 200.0, 1000, 0, 0), ["elbo_sd 1.3"]),
+        (FractionalDiagnostics(-2.1, 0.3, -2.0, np.nan, 38.0, 40, 0, 0), ["pareto_k is NaN"]),
+        (FractionalDiagnostics(-2.1, 0.3, -2.0, 0.1, 90.0, 100, 2, 0), ["elbo and elbo_sd are of the others"]),
+        (
+            FractionalDiagnostics(-99.0, 30.0, -9.0, 0.9, 1.2, 1000, 0, 0),
+            ["pareto_k 0.9: do not trust", "particle_ess 1.2", "elbo_sd 30"],
+        ),
+        (FractionalDiagnostics(-2.1, 0.3, -2.0, 0.1, 950.0, 1000, 0, 0), []),
+        (FractionalDiagnostics(-2.1, 0.3, -2.0, 0.1, 38.0, 40, 0, 0), []),
+    ],
+    ids=["useless", "small share", "wide", "nan", "not finite", "all", "good", "good and few"],
+)  # fmt: skip
+def test_fractional_guide_bad_input_a_useless_guide_is_named_whatever_its_pareto_k(found, words):
+    assert len(found.advice) == len(words)
+    for advice, word in zip(found.advice, words, strict=True):
+        assert word in advice

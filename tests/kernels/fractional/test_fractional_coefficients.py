@@ -186,7 +186,7 @@ def test_planted_independent_noises_have_another_law(hurst):
 
 
 def test_planted_published_variance():
-    """Invisible at H = .5 and .7: the published variance is 1 and .97 there."""
+    """Invisible at H = .5 and .7: the published variance is 1 and .995 there."""
     coef = coefficients(horizon=1.0, num_steps=64, criterion="path", normalise=False)
     assert kl_at(coef, 0.1, 64) > 0.2
     assert kl_at(coef, 0.9, 64) > 0.05
