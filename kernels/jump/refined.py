@@ -149,7 +149,7 @@ def _mean_exit_rate(expected: Expected, change_rate: Array) -> Float[Array, ""]:
     """Over states, whatever the time in each: the scale of the prior.
 
     The observed change rate weighs states by the time in them, slow ones more. As a scale it makes intervals of 50 and
-    90 % hold .46 and .86 of the rates of the prior (30 paths), this one .48 and .88, the true scale .51 and .90. Each
+    90 % hold .46 and .86 of the rates of the prior (30 paths), this one .47 and .87, the true scale .51 and .90. Each
     link of a state has some more jumps at that rate, so that the scale of few jumps stays near it.
     """
     more = _MORE_JUMPS * (expected.dwell.shape[0] - 1)
