@@ -144,7 +144,8 @@ def backward(linear: Linear, sites: Sites, *, checkpoint: bool = False) -> Gains
 
     Q, laws = _scan_back(take_back, jnp.zeros_like(seen[0]), (joined, kicks, seen[1:]), checkpoint)
     Q = Q + seen[0]
-    start_joined = _homogeneous(jnp.zeros_like(linear.M[0]), linear.start_mean)
+    # of the size of z, as there may be no step
+    start_joined = _homogeneous(jnp.zeros_like(sites.J[0], shape=linear.M.shape[1:]), linear.start_mean)
     final, start_law = _take_back(Q, start_joined, _padded(linear.start_factor))
     steps, start = _gain(*laws), _gain(*start_law)
     lost = _half_logdet(steps.chol).sum()
