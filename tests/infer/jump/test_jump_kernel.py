@@ -230,7 +230,7 @@ def test_jump_kernel_takes_emissions_with_labels():
 
 @pytest.mark.nightly
 def test_jump_kernel_takes_hundreds_of_latents():
-    """15 states, 210 rates: L-BFGS, and the diagonal of the curvature."""
+    """15 states, 210 rates: L-BFGS, and the diagonal of the curvature, which leaves one proposal in nine."""
     rng = np.random.default_rng(3)
     q = rng.uniform(0.1, 1.0, (15, 15)) * (1 - np.eye(15))
     times = np.linspace(0, 5, 101)
@@ -240,7 +240,8 @@ def test_jump_kernel_takes_hundreds_of_latents():
         many_rates(stats, n=15)
 
     mcmc = short_run(model, stats, num_samples=200)
-    assert acceptance_of(mcmc) > 0.2
+    assert not mcmc.last_state.all_nuts
+    assert acceptance_of(mcmc) > 0.05
     draws = mcmc.get_samples()["log_rates"]
     z = (draws.mean(0) - np.log(q[~np.eye(15, dtype=bool)])) / draws.std(0)
     assert np.abs(z).max() < 5
