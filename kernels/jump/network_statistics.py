@@ -93,7 +93,9 @@ def network_statistics(
             )
         return _traced_statistics(times, states, mask, num_states)
     paths = path_statistics(times, states, mask, num_states, lag_bins=lag_bins, exact=False)
-    at, labels, seen = to_front(*together(times, states, mask))
+    at, labels, seen = together(times, states, mask)
+    if not seen.all():
+        at, labels, seen = to_front(at, labels, seen)
     fields = far_pairs(at, np.where(seen, labels, 0), seen, paths.num_states)
     return NetworkStatistics(few_lags(paths) if lag_bins is None else paths, *fields)
 
