@@ -148,17 +148,20 @@ class MJPNet(eqx.Module):
         keys = iter(random.split(key, 5))
 
         def scaled(*shape: int) -> Float[Array, "..."]:
-            return random.normal(next(keys), shape) / shape[-2] ** 0.5
+            return random.normal(next(keys), shape, jnp.float32) / shape[-2] ** 0.5
+
+        def zeros(*shape: int) -> Float[Array, "..."]:
+            return jnp.zeros(shape, jnp.float32)
 
         inputs = 7 * _WIDTH
-        self.embed_weight, self.embed_bias = scaled(NUM_FEATURES, _WIDTH), jnp.zeros(_WIDTH)
-        self.norm_scale, self.norm_shift = jnp.ones((_LAYERS, _WIDTH)), jnp.zeros((_LAYERS, _WIDTH))
-        self.in_weight, self.in_bias = scaled(_LAYERS, inputs, _WIDTH), jnp.zeros((_LAYERS, _WIDTH))
-        self.out_weight, self.out_bias = scaled(_LAYERS, _WIDTH, _WIDTH), jnp.zeros((_LAYERS, _WIDTH))
+        self.embed_weight, self.embed_bias = scaled(NUM_FEATURES, _WIDTH), zeros(_WIDTH)
+        self.norm_scale, self.norm_shift = 1 + zeros(_LAYERS, _WIDTH), zeros(_LAYERS, _WIDTH)
+        self.in_weight, self.in_bias = scaled(_LAYERS, inputs, _WIDTH), zeros(_LAYERS, _WIDTH)
+        self.out_weight, self.out_bias = scaled(_LAYERS, _WIDTH, _WIDTH), zeros(_LAYERS, _WIDTH)
         # the first answers are near the base estimate
-        self.link_weight, self.link_bias = scaled(_WIDTH, 3) / 100, jnp.zeros(3)
-        self.noise_weight, self.noise_bias = scaled(2 * _WIDTH, 2) / 100, jnp.zeros(2)
-        self.sd_correction = jnp.zeros((2, 4))
+        self.link_weight, self.link_bias = scaled(_WIDTH, 3) / 100, zeros(3)
+        self.noise_weight, self.noise_bias = scaled(2 * _WIDTH, 2) / 100, zeros(2)
+        self.sd_correction = zeros(2, 4)
 
     def __call__(
         self, features: Float[Array, "n n features"]
