@@ -5,7 +5,8 @@
 
 The first reference goes straight from one site's mean h / J to the next, where those are data: a site that was made
 of another likelihood may say no more than "lower", with a mean far out. There it is the path without noise. A linear
-equation with quadratic sites needs no more than one pass, anywhere. References have no derivative: the parameters have
+equation with quadratic sites needs no more than one pass, anywhere. A start that is not normal is linearised where it
+is most probable given the sites, after each filter (`start.py`). References have no derivative: the parameters have
 theirs through the tangent.
 """
 
