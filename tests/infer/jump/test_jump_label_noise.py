@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from emberwalk.infer import zero_shot
-from tests.kernels.jump.processes import ratchet_paths, rmse
+from emberwalk.models import load_flashing_ratchet
+from tests.kernels.jump.processes import rmse
 from tests.statistics import optimised
 
 BARS = {
@@ -22,11 +23,9 @@ def with_wrong_labels(labels, noise, num_states=6, seed=0):
     return np.where(wrong, (labels + rng.integers(1, num_states, labels.shape)) % num_states, labels)
 
 
-def found_on_blocks(data_folder, noise, num_paths, num_blocks):
+def found_on_blocks(noise, num_paths, num_blocks):
     """Error of the rates and the noise level found, on each block."""
-    if not (data_folder / "mjp" / "dfr_V1.npz").exists():
-        pytest.skip("mjp/dfr_V1.npz is not in EMBERWALK_DATA; github.com/FIM4Science/OpenFIM has it (MIT).")
-    times, labels, truth = ratchet_paths(data_folder, 1)
+    times, labels, truth = load_flashing_ratchet(1)
     noisy = with_wrong_labels(labels[: num_paths * num_blocks], noise)
     found = []
     with optimised():
@@ -36,8 +35,8 @@ def found_on_blocks(data_folder, noise, num_paths, num_blocks):
     return np.array(found)
 
 
-def test_jump_label_noise_of_5_percent_at_100_paths(data_folder):
-    errors, levels = found_on_blocks(data_folder, 0.05, 100, 4).T
+def test_jump_label_noise_of_5_percent_at_100_paths():
+    errors, levels = found_on_blocks(0.05, 100, 4).T
     assert errors.mean() <= BARS[0.05][100], f"error {errors.mean():.4f}"
     assert abs(levels.mean() - 0.05) < 0.01
     assert np.abs(levels - 0.05).max() < 0.02
@@ -46,19 +45,17 @@ def test_jump_label_noise_of_5_percent_at_100_paths(data_folder):
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_paths", BLOCKS)
 @pytest.mark.parametrize("noise", BARS)
-def test_jump_label_noise_unknown_everywhere(data_folder, noise, num_paths):
-    errors, levels = found_on_blocks(data_folder, noise, num_paths, BLOCKS[num_paths]).T
+def test_jump_label_noise_unknown_everywhere(noise, num_paths):
+    errors, levels = found_on_blocks(noise, num_paths, BLOCKS[num_paths]).T
     assert errors.mean() <= BARS[noise][num_paths], f"error {errors.mean():.4f}"
     if num_paths >= 100:
         assert abs(levels.mean() - noise) < 0.01
         assert np.abs(levels - noise).max() < 0.02
 
 
-def test_jump_label_noise_planted_labels_taken_as_right_are_caught(data_folder):
+def test_jump_label_noise_planted_labels_taken_as_right_are_caught():
     """One label in twenty is wrong: taken for jumps they make rates five times too large."""
-    if not (data_folder / "mjp" / "dfr_V1.npz").exists():
-        pytest.skip("mjp/dfr_V1.npz is not in EMBERWALK_DATA; github.com/FIM4Science/OpenFIM has it (MIT).")
-    times, labels, truth = ratchet_paths(data_folder, 1)
+    times, labels, truth = load_flashing_ratchet(1)
     with optimised():
         post = zero_shot(times, with_wrong_labels(labels[:300], 0.05), label_noise=0.0)
     assert rmse(post.mean, truth) > 3 * BARS[0.05][300]

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from emberwalk.infer import zero_shot
-from tests.kernels.jump.processes import ratchet, ratchet_paths, rmse
+from emberwalk.models import load_flashing_ratchet
+from tests.kernels.jump.processes import ratchet, rmse
 from tests.statistics import optimised
 
 ALL_BLOCKS = {1: 2000, 3: 333, 10: 333, 30: 333, 100: 100, 300: 33, 1000: 10, 5000: 2}
@@ -23,13 +24,9 @@ MORE = 0.015
 LINKS = ~np.eye(6, dtype=bool)
 
 
-def found_on_blocks(data_folder, potential, num_paths, num_blocks, label_noise):
+def found_on_blocks(potential, num_paths, num_blocks, label_noise):
     """Errors, and the last posterior."""
-    if not (data_folder / "mjp" / f"dfr_V{potential}.npz").exists():
-        pytest.skip(
-            f"mjp/dfr_V{potential}.npz is not in EMBERWALK_DATA; github.com/FIM4Science/OpenFIM has it."
-        )
-    times, labels, truth = ratchet_paths(data_folder, potential)
+    times, labels, truth = load_flashing_ratchet(potential)
     errors = []
     with optimised(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # one path does not visit all states
@@ -41,8 +38,8 @@ def found_on_blocks(data_folder, potential, num_paths, num_blocks, label_noise):
 
 
 @pytest.mark.parametrize("num_paths", [30, 300])
-def test_jump_ratchet_error_of_zero_shot_is_below_its_bar(data_folder, num_paths):
-    error, post = found_on_blocks(data_folder, 1, num_paths, 33, 0.0)
+def test_jump_ratchet_error_of_zero_shot_is_below_its_bar(num_paths):
+    error, post = found_on_blocks(1, num_paths, 33, 0.0)
     assert error <= BARS[1][num_paths], f"{error:.4f}"
     low, high = (np.asarray(post.quantile(p)) for p in (0.05, 0.95))
     held = ((low <= ratchet()) & (ratchet() <= high))[LINKS].mean()
@@ -54,8 +51,8 @@ WHOLE = [(potential, num_paths) for potential, bars in BARS.items() for num_path
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("potential", "num_paths"), WHOLE)
-def test_jump_ratchet_error_of_zero_shot_on_all_blocks_is_below_its_bar(data_folder, potential, num_paths):
-    error, _ = found_on_blocks(data_folder, potential, num_paths, ALL_BLOCKS[num_paths], 0.0)
+def test_jump_ratchet_error_of_zero_shot_on_all_blocks_is_below_its_bar(potential, num_paths):
+    error, _ = found_on_blocks(potential, num_paths, ALL_BLOCKS[num_paths], 0.0)
     assert error <= BARS[potential][num_paths], f"V = {potential}, {num_paths} paths: {error:.4f}"
 
 
@@ -65,7 +62,7 @@ SOME_BLOCKS = {1: 300, 3: 100, 10: 60, 30: 33, 100: 20, 300: 8, 1000: 2, 5000: 1
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_paths", BARS[1])
-def test_jump_ratchet_error_with_the_noise_inferred_is_hardly_larger(data_folder, num_paths):
-    error, _ = found_on_blocks(data_folder, 1, num_paths, SOME_BLOCKS[num_paths], "infer")
+def test_jump_ratchet_error_with_the_noise_inferred_is_hardly_larger(num_paths):
+    error, _ = found_on_blocks(1, num_paths, SOME_BLOCKS[num_paths], "infer")
     bar = BARS[1][num_paths] + (MORE if num_paths < 30 else 0)
     assert error <= bar, f"{num_paths} paths: {error:.4f}"

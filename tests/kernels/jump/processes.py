@@ -1,7 +1,6 @@
 """Processes with known answers, and the plain way to compute what the kernels compute."""
 
 import itertools
-from functools import cache
 
 import jax
 import numpy as np
@@ -81,14 +80,6 @@ def rmse(found, truth):
     """Over the off-diagonal entries."""
     links = ~np.eye(len(truth), dtype=bool)
     return float(np.sqrt(np.mean((np.asarray(found, np.float64) - truth)[links] ** 2)))
-
-
-@cache
-def ratchet_paths(folder, potential):
-    """Times, labels and true rates of the file, 10,000 paths of 100 points."""
-    with np.load(folder / "mjp" / f"dfr_V{potential}.npz", allow_pickle=False) as data:
-        rates = data["rates"] * (1 - np.eye(6))
-        return np.asarray(data["times"], np.float64), np.asarray(data["observations"], np.int64), rates
 
 
 _TOGETHER = 25

@@ -10,7 +10,8 @@ import numpy.testing as npt
 import pytest
 
 from emberwalk.kernels.jump import path_statistics, refine_counts, simulate_batch
-from tests.kernels.jump.processes import block_errors, ratchet, ratchet_paths, refined_blocks, rmse
+from emberwalk.models import load_flashing_ratchet
+from tests.kernels.jump.processes import block_errors, ratchet, refined_blocks, rmse
 from tests.statistics import optimised
 
 pytestmark = pytest.mark.xdist_group("jump-ratchet")  # what is fitted once serves all
@@ -23,34 +24,22 @@ BARS = {
 DAILY = {1: 400, 30: 100, 300: 33, 5000: 2}
 
 
-@pytest.fixture(scope="module")
-def paths_of(data_folder):
-    def load(potential):
-        if not (data_folder / "mjp" / f"dfr_V{potential}.npz").exists():
-            pytest.skip(
-                f"mjp/dfr_V{potential}.npz is not in EMBERWALK_DATA; github.com/FIM4Science/OpenFIM has it."
-            )
-        return ratchet_paths(data_folder, potential)
-
-    return load
-
-
-def test_jump_ratchet_formula_is_that_of_the_file(paths_of):
+def test_jump_ratchet_formula_is_that_of_the_file():
     for potential in (0, 1):
-        times, labels, truth = paths_of(potential)
+        times, labels, truth = load_flashing_ratchet(potential)
         npt.assert_allclose(truth, ratchet(potential), atol=1e-6)
         assert labels.shape == (10_000, 100)
         npt.assert_allclose(np.diff(times), 2.5 / 99, rtol=1e-5)
 
 
-def mean_error(paths_of, potential, num_paths, num_blocks):
-    times, labels, truth = paths_of(potential)
+def mean_error(potential, num_paths, num_blocks):
+    times, labels, truth = load_flashing_ratchet(potential)
     return block_errors(times, labels, truth, num_paths, num_blocks).mean()
 
 
 @pytest.mark.parametrize("num_paths", DAILY)
-def test_jump_ratchet_error_is_below_its_bar(paths_of, num_paths):
-    assert mean_error(paths_of, 1, num_paths, DAILY[num_paths]) <= BARS[1][num_paths]
+def test_jump_ratchet_error_is_below_its_bar(num_paths):
+    assert mean_error(1, num_paths, DAILY[num_paths]) <= BARS[1][num_paths]
 
 
 WHOLE = [(potential, num_paths) for potential, bars in BARS.items() for num_paths in bars]
@@ -58,14 +47,14 @@ WHOLE = [(potential, num_paths) for potential, bars in BARS.items() for num_path
 
 @pytest.mark.nightly
 @pytest.mark.parametrize(("potential", "num_paths"), WHOLE)
-def test_jump_ratchet_error_on_all_blocks_is_below_its_bar(paths_of, potential, num_paths):
-    error = mean_error(paths_of, potential, num_paths, ALL_BLOCKS[num_paths])
+def test_jump_ratchet_error_on_all_blocks_is_below_its_bar(potential, num_paths):
+    error = mean_error(potential, num_paths, ALL_BLOCKS[num_paths])
     assert error <= BARS[potential][num_paths], f"V = {potential}, {num_paths} paths: {error:.4f}"
 
 
-def test_jump_ratchet_planted_count_ratio_is_caught(paths_of):
+def test_jump_ratchet_planted_count_ratio_is_caught():
     """Jumps over dwell times, as if nothing happened between two points: too slow by what is missed."""
-    times, labels, truth = paths_of(1)
+    times, labels, truth = load_flashing_ratchet(1)
     errors = []
     for block in range(2):
         stats = path_statistics(times, labels[block * 5000 : (block + 1) * 5000])
@@ -75,9 +64,9 @@ def test_jump_ratchet_planted_count_ratio_is_caught(paths_of):
     assert np.mean(errors) > 2 * BARS[1][5000]
 
 
-def test_jump_ratchet_graph_is_found_at_300_paths(paths_of):
+def test_jump_ratchet_graph_is_found_at_300_paths():
     """Links that are there have presence near 1, those that are not near 0; and it is reciprocal."""
-    times, labels, truth = paths_of(1)
+    times, labels, truth = load_flashing_ratchet(1)
     _, presence = refined_blocks(times, labels, 300, 33)
     w = presence.probability.mean(0)
     links = ~np.eye(6, dtype=bool)
@@ -88,6 +77,7 @@ def test_jump_ratchet_graph_is_found_at_300_paths(paths_of):
 
 # Draws of the training prior of FIM: 100 points in [0, 10]
 
+OFTEN = 50  # points of a state, of 10,000
 SEEN = {"full": {1: 0.269, 10: 0.148, 100: 0.055}, "sparse": {1: 0.221, 10: 0.152, 100: 0.062}}
 
 
@@ -106,31 +96,40 @@ def prior_draws(data_folder, graph, num=100):
 
 
 def prior_errors(data_folder, graph, num_paths, start):
-    """Of 100 processes, whose paths begin in the law `start(initial)`."""
-    times, errors = np.linspace(0, 10, 100), []
+    """Of 100 processes, whose paths begin in the law `start(initial)`; and over rates out of states seen often."""
+    times, errors, of_seen = np.linspace(0, 10, 100), [], []
     refine = jax.jit(lambda stats: refine_counts(stats).mean)
     with optimised():
         for seed, (q, initial) in enumerate(prior_draws(data_folder, graph)):
             labels = simulate_batch(seed, q, times, num_paths, start(initial))
-            errors.append(rmse(refine(path_statistics(times, labels, num_states=6)), q))
-    return errors
+            stats = path_statistics(times, labels, num_states=6)
+            found = np.asarray(refine(stats), np.float64)
+            errors.append(rmse(found, q))
+            rates = (stats.counts.sum((0, 2)) >= OFTEN)[:, None] & ~np.eye(6, dtype=bool)
+            of_seen.append(np.sqrt(np.sum((found - q)[rates] ** 2) / max(rates.sum(), 1)))
+    return np.array(errors), np.array(of_seen)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_paths", [1, 10, 100])
 @pytest.mark.parametrize("graph", SEEN)
 def test_jump_errors_on_draws_of_a_published_prior(data_folder, graph, num_paths):
-    """Rates and links of the file, starts in all states alike: bars 10 % above what was seen with five steps of EM."""
-    errors = prior_errors(data_folder, graph, num_paths, lambda initial: np.ones(6) / 6)
-    assert np.mean(errors) <= 1.1 * SEEN[graph][num_paths]
+    """Rates and links of the file, starts in all states alike: bars 10 % above what was seen with five steps of EM.
+
+    Those steps alone, without a judgement of links, give .232, .157 and .064 with such starts on sparse graphs; .236,
+    .168 and .086 with the starts of the file, .239, .175 and .097 with stationary ones.
+    """
+    errors, _ = prior_errors(data_folder, graph, num_paths, lambda initial: np.ones(6) / 6)
+    assert errors.mean() <= 1.1 * SEEN[graph][num_paths]
 
 
 @pytest.mark.nightly
 def test_jump_errors_with_the_starts_of_the_published_prior(data_folder):
     """Directed sparse graphs have states that are left for good: where no path begins there, only the prior is known.
 
-    A dozen such processes make a third of the mean error, .073 at 100 paths: the bar is for the median.
+    A dozen such processes make a third of the mean error: the bar is for the median, and for states that are seen.
     """
-    errors = prior_errors(data_folder, "sparse", 100, lambda initial: initial)
+    errors, of_seen = prior_errors(data_folder, "sparse", 100, lambda initial: initial)
     assert np.median(errors) <= 1.1 * SEEN["sparse"][100]
-    assert np.mean(errors) <= 0.08
+    assert of_seen.mean() <= 1.1 * SEEN["sparse"][100]
+    assert errors.mean() > of_seen.mean()
