@@ -39,7 +39,7 @@ def rough(key):
     net = MJPNet(key)
     leaves, tree = jax.tree.flatten(net)
     keys = random.split(key, len(leaves))
-    moved = [x + 0.05 * random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    moved = [x + 0.05 * random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
     # of the correction's factors one is log J
     return jax.tree.unflatten(tree, [*moved[:-1], moved[-1] / 10])
 
