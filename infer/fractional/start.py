@@ -32,7 +32,8 @@ def most_probable_start(equation: FractionalSDE, info: Information) -> Float[Arr
 
     def improved(_, state):
         b, damping = state
-        z, u = equation.start(b), pull(equation.start(b))
+        z = equation.start(b)
+        u = pull(z)
         L = equation.linear_start(b)[1]
         S = jnp.eye(b.shape[-1], dtype=b.dtype) + jnp.einsum("...ki,...kl,...lj->...ij", L, info.P, L)
         S = S + damping[..., None, None] * jnp.einsum("...ii->...i", S)[..., None] * jnp.eye(
