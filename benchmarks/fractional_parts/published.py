@@ -39,7 +39,7 @@ def rows() -> list[Row]:
 
 def _of_weights() -> list[Row]:
     banks = {
-        "published, 5 modes": papers_coefficients(),
+        "published, 5 modes": papers_coefficients(1.0, NUM_STEPS),
         "ours, 5 modes": fractional_coefficients(1.0, NUM_STEPS, num_modes=5),
         "ours, 8 modes": fractional_coefficients(1.0, NUM_STEPS),
     }

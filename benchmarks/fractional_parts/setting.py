@@ -38,12 +38,17 @@ HURSTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 PAPERS_HORIZON, PAPERS_MODES = 2.0, 5
 
 
-def papers_coefficients() -> Coefficients:
-    """As in the published code: rates from 1/20 to 20, weights by the error of the path, fitted up to time 6."""
+def papers_coefficients(horizon: float = 3 * PAPERS_HORIZON, num_steps: int = 3 * NUM_STEPS) -> Coefficients:
+    """As in the published code: rates from 1/20 to 20, weights by the error of the path.
+
+    Args:
+        horizon: up to which they are fitted; published: thrice the length of the path.
+        num_steps: in it.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="5 modes are")  # which is what a table shows
         return fractional_coefficients(
-            6.0, 3 * NUM_STEPS, num_modes=PAPERS_MODES, criterion="path", grid="paper"
+            horizon, num_steps, num_modes=PAPERS_MODES, criterion="path", grid="paper"
         )
 
 

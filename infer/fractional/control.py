@@ -26,7 +26,7 @@ from ...kernels.fractional import simulate_control
 from ...models.fractional import FractionalSDE
 from .data import encoder_data
 from .model_runs import Model, Reading, Values
-from .networks import Features, clock_of, declared, over_batch, zero_at_last
+from .networks import Features, clock_of, declared, network_of, over_batch
 from .path_guide import PathDraw, PathGuide, check_observed
 
 type Initial = Literal["learnt", "prior"]
@@ -92,17 +92,13 @@ class ControlGuide(PathGuide):
 
     def look_at(self, reading: Reading, args: tuple, kwargs: Values) -> None:
         """See `PathGuide`."""
-        import equinox as eqx
-
         check_observed(reading)
         equation = reading.equation
         size = self._context(reading).shape[-1]
         P, K = equation.bank.weights.shape
         num_in = 2 + equation.state.size + P * K + size
-        mlp = eqx.nn.MLP(
-            num_in, equation.num_step_noises, self.width, self.depth, jnp.tanh, key=numpyro.prng_key()
-        )
-        self._network = zero_at_last(mlp)
+        num_out = equation.num_step_noises
+        self._network = network_of(num_in, num_out, self.width, self.depth, numpyro.prng_key())
 
     def draw_path(self, key: Any, reading: Reading, args: tuple, kwargs: Values) -> PathDraw:
         """See `PathGuide`."""

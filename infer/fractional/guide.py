@@ -56,7 +56,7 @@ class AutoFractionalSDE(PathGuide):
         encoder: (y `[M, ...]`, mask, ts `[M]`) -> (value, precision), `[M, d]` each: sites from the data by a network
             (an equinox module is trained), for plates of many short sequences.
         encoder_site: name of the observed site that it reads, where there are several.
-        checkpoint: True takes less memory and more time for derivatives.
+        checkpoint: True keeps less for derivatives and computes it anew: with a residual a third of the memory.
         init_loc_fn: where the other latents begin.
 
     Raises:
@@ -146,7 +146,8 @@ class AutoFractionalSDE(PathGuide):
             )
             shift, features = partial(_shift, network), features_of(equation, factors)
         step = lambda z, e, inputs: equation.step(z, e, inputs[0])  # noqa: E731
-        draw = simulate(key, gains, equation.start, step, (equation.inputs, features), shift)
+        inputs = equation.inputs, features
+        draw = simulate(key, gains, equation.start, step, inputs, shift, checkpoint=self.checkpoint)
         return PathDraw(draw.b, draw.e, draw.z[..., : equation.state.size], draw.log_prob)
 
     def _factors_at(self, reading: Reading, args: tuple, kwargs: Values) -> Callable[[Array], Factors]:

@@ -76,15 +76,25 @@ def residual_network(residual: Any, equation: FractionalSDE, key: Any) -> Any:
         )
     P, K = equation.bank.weights.shape
     num_in = 2 + equation.state.size + P * K + equation.state.size + 1
-    return zero_at_last(eqx.nn.MLP(num_in, equation.num_step_noises, residual, 2, jnp.tanh, key=key))
+    return network_of(num_in, equation.num_step_noises, residual, 2, key)
 
 
-def zero_at_last(network: Any) -> Any:
+def network_of(num_in: int, num_out: int, width: int, depth: int, key: Any) -> Any:
     """An MLP that is 0 everywhere until it is trained."""
     import equinox as eqx
 
-    last = network.layers[-1]
-    return eqx.tree_at(lambda net: net.layers[-1], network, jax.tree.map(_zeros_of_arrays, last))
+    network = eqx.nn.MLP(num_in, num_out, width, depth, _tanh, _unchanged, key=key)
+    last = jax.tree.map(_zeros_of_arrays, network.layers[-1])
+    return eqx.tree_at(lambda net: net.layers[-1], network, last)
+
+
+# By these names a guide pickles; those of JAX and equinox do not.
+def _tanh(x: Array) -> Array:
+    return jnp.tanh(x)
+
+
+def _unchanged(x: Array) -> Array:
+    return x
 
 
 def declared(name: str, network: Any) -> Callable[..., Any]:

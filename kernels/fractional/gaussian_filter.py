@@ -160,6 +160,8 @@ def simulate(
     step: Step,
     inputs: PyTree[Array] = None,
     shift: Shift | None = None,
+    *,
+    checkpoint: bool = False,
 ) -> Draw:
     """A draw of the noises from the guide, equation (3), and the path that they drive.
 
@@ -171,6 +173,7 @@ def simulate(
         step: (z, e, inputs of the step) -> z+, the model's own.
         inputs: of all steps, leading axis N.
         shift: (z, inputs of the step) -> what is added to m + G z, `[*B, r]`: a residual to be learnt.
+        checkpoint: True stores the path only for a derivative, and not what is within `step` and `shift`: for networks.
 
     Examples:
         >>> from emberwalk.kernels.fractional import Linear, Sites, backward, simulate
@@ -184,7 +187,7 @@ def simulate(
     key_start, key_steps = random.split(key)
     xi0 = random.normal(key_start, gains.start.m.shape, gains.start.m.dtype)
     xi = random.normal(key_steps, gains.steps.m.shape, gains.steps.m.dtype)
-    return driven(xi0, xi, gains, start, step, inputs, shift)
+    return driven(xi0, xi, gains, start, step, inputs, shift, checkpoint=checkpoint)
 
 
 def driven(
@@ -195,6 +198,8 @@ def driven(
     step: Step,
     inputs: PyTree[Array] = None,
     shift: Shift | None = None,
+    *,
+    checkpoint: bool = False,
 ) -> Draw:
     """The draw that given normals make, equation (3): of zeros, the path on which the guide is centred.
 
@@ -206,6 +211,7 @@ def driven(
         step: as for `simulate`.
         inputs: as for `simulate`.
         shift: as for `simulate`.
+        checkpoint: as for `simulate`.
 
     Examples:
         >>> from emberwalk.kernels.fractional import Linear, Sites, backward, driven
@@ -228,7 +234,8 @@ def driven(
         z = step(z, e, inputs)
         return z, (z, e)
 
-    _, (z, e) = lax.scan(advance, z0, (base, gains.steps.G, inputs))
+    body = jax.checkpoint(advance) if checkpoint else advance
+    _, (z, e) = lax.scan(body, z0, (base, gains.steps.G, inputs))
     log_prob = _log_prob(gains.start.chol, xi0) + _log_prob(gains.steps.chol, xi).sum(0)
     return Draw(b, e, jnp.concatenate([z0[None], z]), log_prob)
 

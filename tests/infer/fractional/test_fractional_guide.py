@@ -1,6 +1,7 @@
 """`AutoFractionalSDE` as users meet it: plates, masks, several states, encoders, prediction, pickles, ArviZ."""
 
 import pickle
+from functools import partial
 
 import arviz_base as azb
 import equinox as eqx
@@ -106,9 +107,11 @@ def test_fractional_guide_has_the_same_draws_for_the_same_key_and_when_pickled()
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("kind", [AutoFractionalSDE, pytest.param(ControlGuide, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    "kind", [partial(AutoFractionalSDE, residual=4), ControlGuide], ids=["residual", "control"]
+)
 def test_fractional_guide_of_a_model_with_a_network_and_latents_pickles(kind):
-    """A param that is a network has a function without a name in every trace."""
+    """A param that is a network has a function without a name in every trace; those of the guide are kept."""
     guide = kind(with_network)
     params = fitted(guide, Y, steps=2)
     one, again = (

@@ -45,7 +45,7 @@ def quadrature(y):
 def test_fractional_svi_has_the_posterior_of_hurst(H):
     y = data(H)
     mean, sd = quadrature(y)
-    guide, rates = AutoFractionalSDE(model), optax.exponential_decay(0.02, 2000, 0.02)
+    guide, rates = AutoFractionalSDE(model), optax.exponential_decay(0.05, 2000, 0.01)
     svi = SVI(model, guide, optax.adam(rates), Trace_ELBO(num_particles=8))
     with optimised():
         params = svi.run(

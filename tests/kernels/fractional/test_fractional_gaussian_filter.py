@@ -254,6 +254,35 @@ def test_checkpointed_the_gains_and_their_derivatives_are_the_same(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), *both)
 
 
+def test_checkpointed_a_draw_has_the_same_derivative_and_keeps_no_network():
+    """Of a shift with a hidden layer of 256, along 400 steps."""
+    linear, sites = any_model(num=400, n=3)
+    gains = jax.jit(backward)(linear, sites)
+    key = random.key(0)
+    layers = 0.1 * random.normal(key, (3, 256)), 0.1 * random.normal(key, (256, 2))
+
+    def gradient(checkpoint):
+        def end(layers):
+            def shift(z, _):
+                return jnp.tanh(z @ layers[0]) @ layers[1]
+
+            def step(z, e, inputs):
+                M, L = inputs
+                return jnp.tanh(M @ z + L @ e)
+
+            start, inputs = lambda b: linear.start_mean, (linear.M, linear.L)
+            return jnp.sum(simulate(key, gains, start, step, inputs, shift, checkpoint=checkpoint).z ** 2)
+
+        return jax.jit(jax.grad(end)).lower(layers).compile()
+
+    kept, made_anew = gradient(False), gradient(True)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), made_anew(layers), kept(layers)
+    )
+    bytes_of = lambda program: program.memory_analysis().temp_size_in_bytes  # noqa: E731
+    assert bytes_of(made_anew) < bytes_of(kept) / 3
+
+
 # The posterior of fractional processes
 
 
