@@ -33,7 +33,7 @@ from numpyro.util import is_prng_key
 from ..kernels.jump import LagGrid, confusion_matrix, forward, num_clipped_lags, transition_matrices
 from ..kernels.jump.filter import inverse_cdf
 from ..kernels.jump.simulate import observed_states
-from ..kernels.jump.transition import floor_transitions
+from ..kernels.jump.transition import log_transitions
 from .jump_counts import MarkovJumpCounts
 from .jump_inputs import (
     MOST_PAIRS,
@@ -242,7 +242,7 @@ class MarkovJumpProcess(JumpLaw):
             )
         pairs = seen_pairs(value, np.ones(self.event_shape, bool) if self.seen is None else self.seen)
         before, after, pair = (_flat(x, shape, 1) for x in (pairs.before, pairs.after, pairs.pair))
-        log_table = jnp.log(floor_transitions(rows.table)).ravel()
+        log_table = log_transitions(rows.table).ravel()
         steps = jnp.where(pair, log_table[(rows.index * n + before) * n + after], 0).sum(-1).reshape(shape)
         first = jnp.broadcast_to(pairs.first, shape)[..., None]
         # chosen before the logarithm, whose slope at a state that is never there is infinite

@@ -20,7 +20,7 @@ from numpyro.distributions import constraints
 from ..kernels.jump import PathStatistics, num_clipped_lags, transition_matrices
 from ..kernels.jump.paths import is_traced
 from ..kernels.jump.refine import log_frequencies
-from ..kernels.jump.transition import floor_transitions
+from ..kernels.jump.transition import log_transitions
 from .jump_inputs import MOST_PAIRS, Initial, broadcast_batch, check_value, statistics_batch
 from .jump_law import JumpLaw
 
@@ -92,15 +92,15 @@ class MarkovJumpCounts(JumpLaw):
         check_value(value, self.batch_shape, self.event_shape, "MarkovJumpCounts")
         lags = jnp.asarray(self.statistics.lags)
         P = jnp.vectorize(transition_matrices, signature="(n,n),(u)->(u,n,n)")(jnp.asarray(self.rates), lags)
-        of_pairs = self._sum(value, floor_transitions(P), 3)
-        of_starts = self._sum(self.statistics.first, self.initial_law, 1)
+        of_pairs = self._sum(value, log_transitions(P), 3)
+        # a state in which nothing began may be one in which nothing can
+        begun = jnp.asarray(self.statistics.first) > 0
+        of_starts = self._sum(self.statistics.first, jnp.log(jnp.where(begun, self.initial_law, 1)), 1)
         return jnp.where(self.has_rates, of_pairs + of_starts, jnp.nan)
 
-    def _sum(self, counts: ArrayLike, law: Array, behind: int) -> Float[Array, "..."]:
+    def _sum(self, counts: ArrayLike, log_law: Array, behind: int) -> Float[Array, "..."]:
         """Of counts times log probabilities."""
-        counts = jnp.asarray(counts, law.dtype)
-        # what never happened may be impossible
-        log_law = jnp.log(jnp.where(counts > 0, law, 1))
+        counts = jnp.asarray(counts, log_law.dtype)
         terms = counts * (log_law - (log_frequencies(counts) if self.relative else 0))
         return terms.sum(tuple(range(-behind, 0)))
 

@@ -37,7 +37,7 @@ from ...kernels.jump import (
 from ...kernels.jump.counts import together
 from ...kernels.jump.laplace import Tell
 from ...kernels.jump.paths import is_traced
-from ...kernels.jump.refined import moment_of_rates
+from ...kernels.jump.refined import mean_of_rates, variance_of_rates
 from .posterior import NoiseLevel, RatePosterior
 from .progress import refining
 from .report import sentences
@@ -215,10 +215,12 @@ def _has_contradictions(paths: _Paths) -> bool:
 @jax.jit
 def _as_posterior(refined: Refined, no_data: Bool[Array, " n"]) -> RatePosterior:
     n, w, log_rates = refined.mean.shape[0], refined.presence.probability, refined.log_rates
-    square = rates_from_vector(moment_of_rates(log_rates, 2.0)[: n * (n - 1)], n)
+    num_links = n * (n - 1)
+    there = rates_from_vector(mean_of_rates(log_rates)[:num_links], n)
+    variance = rates_from_vector(variance_of_rates(log_rates)[:num_links], n)
     return RatePosterior(
         mean=refined.mean,
-        sd=jnp.sqrt(jnp.maximum(w * square - refined.mean**2, 0)),
+        sd=jnp.sqrt(w * variance + w * (1 - w) * there**2),
         presence=w,
         mode=refined.fit.parameters.rates,
         initial=refined.initial,

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from .paths import check_states, check_times, is_traced, with_mask
-from .transition import LagGrid, distinct_lags, floor_transitions, padded_lags, resolution
+from .transition import LagGrid, distinct_lags, log_transitions, padded_lags, resolution
 
 # A pair of points, and at most so many bins for what is evaluated hundreds of times.
 _FEW_BINS = 16
@@ -368,4 +368,4 @@ def count_log_likelihood(transitions: Float[Array, "U n n"], stats: PathStatisti
         >>> round(float(count_log_likelihood(P, stats)), 4)  # log .3161
         -1.1518
     """
-    return jnp.sum(jnp.asarray(stats.counts, transitions.dtype) * jnp.log(floor_transitions(transitions)))
+    return jnp.sum(jnp.asarray(stats.counts, transitions.dtype) * log_transitions(transitions))

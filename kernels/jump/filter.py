@@ -22,7 +22,7 @@ from jax import lax, random
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .transition import floor_transitions
+from .transition import floor_transitions, log_transitions
 
 type Emissions = Float[Array, "K L n"]
 type Table = Float[Array, "U n n"]
@@ -129,6 +129,7 @@ def _masked(log_emission: Emissions, mask: Mask) -> Emissions:
     return log_emission if mask is None else jnp.where(jnp.asarray(mask)[..., None], log_emission, 0)
 
 
+@jax.jit
 def _forward(
     log_emission: Emissions, transitions: Array, index: Int[Array, "K L-1"], initial: Initial
 ) -> tuple[Float[Array, " K"], Filtered]:
@@ -279,7 +280,7 @@ def most_likely_states(
         [[0, 0, 0]]
     """
     log_emission, index = _masked(log_emission, mask), jnp.asarray(index)
-    table = jnp.log(floor_transitions(transitions))
+    table = log_transitions(transitions)
     start = jnp.log(jnp.broadcast_to(initial, log_emission[:, 0].shape)) + log_emission[:, 0]
 
     def advance(best, inputs):

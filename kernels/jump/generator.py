@@ -200,8 +200,9 @@ def _stationary_one(q: Matrix) -> Vector:
     return pi / pi.sum()
 
 
-_solve = jnp.vectorize(_solve_one, signature="(n,n),(n),(n)->(n)")
-_stationary = jnp.vectorize(_stationary_one, signature="(n,n)->(n)")
+# programs of loops, which a call outside of jit would compile anew
+_solve = jax.jit(jnp.vectorize(_solve_one, signature="(n,n),(n),(n)->(n)"))
+_stationary = jax.jit(jnp.vectorize(_stationary_one, signature="(n,n)->(n)"))
 
 
 def stationary(rates: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*batch n"]:

@@ -27,10 +27,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax, random
 from jax.scipy.linalg import solve_triangular
-from jax.scipy.special import digamma, gammaln, polygamma
+from jax.scipy.special import digamma, polygamma
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .log_gamma import log_gamma_log_density, log_gamma_quantile, log_gamma_score
+from .log_gamma import log_gamma_log_density, log_gamma_log_moment, log_gamma_quantile, log_gamma_score
 
 type Point = Float[Array, " d"]
 type LogDensity = Callable[[Point], Float[Array, ""]]
@@ -187,13 +187,13 @@ class SkewLaplace(NamedTuple):
 
     def mean_exp(self, power: float = 1.0) -> Float[Array, " d"]:
         """E exp(power t_i): of a rate whose logarithm is t_i the moment; infinite where alpha <= -power s."""
+        return jnp.exp(power * self.mode + self.log_moment(power))
+
+    def log_moment(self, power: float = 1.0) -> Float[Array, " d"]:
+        """log E exp(power (t_i - its mode)): small, and known to its last digits, where a rate is known well."""
         alpha, s = self._safe()
-        s = power * s
-        finite = alpha + s > 0
-        log_ratio = gammaln(jnp.where(finite, alpha + s, 1)) - gammaln(alpha) - s * jnp.log(alpha)
-        skew = jnp.where(finite, log_ratio, jnp.inf)
         normal = (power * self._curvature_sd()) ** 2 / 2
-        return jnp.exp(power * self.mode + jnp.where(self.normal, normal, skew))
+        return jnp.where(self.normal, normal, log_gamma_log_moment(alpha, power * s))
 
     def quantile(self, p: float | Array) -> Float[Array, "*shape d"]:
         """Of each t_i at the probability p, a number or `[..., d]`."""

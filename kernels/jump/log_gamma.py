@@ -35,6 +35,21 @@ def log_gamma_log_density(alpha: Values, log_g: Values) -> Values:
     return jnp.where(alpha > 20, stirling - alpha * _exp_less_two_terms(u), plain)
 
 
+def log_gamma_log_moment(alpha: Values, s: Values) -> Values:
+    """log E (g / alpha)^s, g ~ Gamma(alpha, 1); infinite where alpha + s is not above 0.
+
+    By Stirling's series where alpha is large: of the difference of two log Gammas float32 keeps nothing there.
+    """
+    finite = alpha + s > 0
+    end = jnp.where(finite, alpha + s, 1.0)
+    large = jnp.minimum(alpha, end) > 20
+    a, b, by = jnp.where(large, alpha, 20.0), jnp.where(large, end, 20.0), jnp.where(large, s, 0.0)
+    corrections = (1 / b - 1 / a) / 12 - (1 / b**3 - 1 / a**3) / 360
+    plain = gammaln(end) - gammaln(alpha) - s * jnp.log(alpha)
+    found = jnp.where(large, (b - 0.5) * jnp.log1p(by / a) - by + corrections, plain)
+    return jnp.where(finite, found, jnp.inf)
+
+
 def _exp_less_two_terms(u: Values) -> Values:
     """e^u - 1 - u, without cancellation."""
     small = jnp.where(jnp.abs(u) < 0.3, u, 0)

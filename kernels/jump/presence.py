@@ -25,7 +25,7 @@ from .counts import PathStatistics
 from .filter import confusion_matrix
 from .generator import generator
 from .refine import Expected, LogLikelihood, Matrix, Parameters, RatePrior, Slab
-from .transition import exponentials, floor_transitions
+from .transition import exponentials, log_transitions
 
 _NODES = 24
 
@@ -143,7 +143,7 @@ def quadrature_log_bayes(
 
     def log_table(Q: Matrix, i: Array, j: Array, rate: Array) -> Array:
         change = jnp.zeros_like(Q).at[i, j].add(rate - q[i, j]).at[i, i].add(q[i, j] - rate)
-        return jnp.log(floor_transitions(exponentials(Q + change, stats.lags)))
+        return log_transitions(exponentials(Q + change, stats.lags))
 
     def of_link(link: Array) -> Array:
         i, j = link // size, link % size

@@ -34,7 +34,7 @@ from .counts import PathStatistics
 from .filter import confusion_matrix, forward
 from .generator import generator
 from .laplace import Tell
-from .transition import LagGrid, exponentials, floor_transitions
+from .transition import LagGrid, exponentials, log_transitions
 
 type Matrix = Float[Array, "n n"]
 type Vector = Float[Array, " n"]
@@ -177,9 +177,9 @@ def counts_likelihood(stats: PathStatistics) -> LogLikelihood:
     """
 
     def log_likelihood(Q: Matrix, confusion: Matrix, initial: Vector) -> Scalar:
-        P = floor_transitions(exponentials(Q, stats.lags))
+        log_P = log_transitions(exponentials(Q, stats.lags))
         counts = jnp.asarray(stats.counts, Q.dtype)
-        terms = counts * (jnp.log(P) - log_frequencies(counts))
+        terms = counts * (log_P - log_frequencies(counts))
         return terms.sum() + jnp.sum(jnp.asarray(stats.first, Q.dtype) * jnp.log(initial))
 
     return log_likelihood

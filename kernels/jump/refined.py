@@ -353,7 +353,7 @@ def _refined(
     mode = newton(log_density, start, max_steps=known.max_newton, batch_size=batch, tell=known.tell)
     log_rates = laplace(log_density, mode, batch_size=batch)
     num_links = n * (n - 1)
-    there = rates_from_vector(moment_of_rates(log_rates, 1.0)[:num_links], n)
+    there = rates_from_vector(mean_of_rates(log_rates)[:num_links], n)
     w = known.presence.probability
     noise = jax.nn.sigmoid(mode.position[-1]) if infer_noise else rho
     N, R = known.expected.jumps, known.expected.dwell[:, None]
@@ -375,14 +375,24 @@ def _refined(
     )
 
 
-def moment_of_rates(log_rates: SkewLaplace, power: float) -> Float[Array, " d"]:
-    """E q^power of links that are there, at most that power of the rate three sd above the mode.
+def mean_of_rates(log_rates: SkewLaplace) -> Float[Array, " d"]:
+    """Of links that are there."""
+    return jnp.exp(log_rates.mode + _log_moment(log_rates, 1.0))
+
+
+def variance_of_rates(log_rates: SkewLaplace) -> Float[Array, " d"]:
+    """Of links that are there; as a difference of second moment and squared mean float32 would lose it."""
+    relative = jnp.expm1(_log_moment(log_rates, 2.0) - 2 * _log_moment(log_rates, 1.0))
+    return mean_of_rates(log_rates) ** 2 * jnp.maximum(relative, 0)
+
+
+def _log_moment(log_rates: SkewLaplace, power: float) -> Float[Array, " d"]:
+    """That of a rate over its mode, at most that power of the rate three sd above the mode.
 
     A tail to the right so heavy that it has no mean is that of the density, not of the posterior, which falls with
     the prior.
     """
-    most = jnp.exp(power * (log_rates.mode + 3 * log_rates.sd))
-    return jnp.minimum(log_rates.mean_exp(power), most)
+    return jnp.minimum(log_rates.log_moment(power), 3 * power * log_rates.sd)
 
 
 def _log_posterior(density_of: RateDensity, known: _Posterior, infer_noise: bool) -> tuple[LogDensity, Array]:

@@ -14,8 +14,10 @@ of (1) run; take `lax.map` over chains where there are many lags.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -175,8 +177,7 @@ def exponentials(
     lags = jnp.asarray(lags, Q.dtype)
     few = Q.dtype != jnp.float64 and lags.shape[0] <= _TAYLOR_LAGS
     taylor = method == "taylor" or (method == "auto" and few)
-    table = jnp.vectorize(_taylor if taylor else _uniformise, signature="(n,n),(u)->(u,n,n)")
-    return table(Q, lags)
+    return (_taylor if taylor else _uniformise)(Q, lags)
 
 
 def uniformisation_rate(Q: Float[Array, "n n"], lags: Float[Array, " U"]) -> Float[Array, ""]:
@@ -213,6 +214,37 @@ def floor_transitions(transitions: Float[Array, "..."]) -> Float[Array, "..."]:
     return jnp.maximum(transitions, _SMALLEST[str(transitions.dtype)])
 
 
+def log_transitions(transitions: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log P, at least that of `floor_transitions`, with derivatives of every order, which are 0 at that floor."""
+    smallest = _SMALLEST[str(transitions.dtype)]
+    above = transitions > smallest
+    return jnp.where(above, _log(jnp.where(above, transitions, 1)), math.log(smallest))
+
+
+# By JAX's own rules 1 / P^2 stands alone in second derivatives: infinite in float32 from P = 1e-19 on.
+@jax.custom_jvp
+def _log(P: Float[Array, "..."]) -> Float[Array, "..."]:
+    return jnp.log(P)
+
+
+@_log.defjvp
+def _log_jvp(primals, tangents):
+    (P,), (dP,) = primals, tangents
+    return _log(P), dP * _inverse(P)
+
+
+@jax.custom_jvp
+def _inverse(P: Float[Array, "..."]) -> Float[Array, "..."]:
+    return 1 / P
+
+
+@_inverse.defjvp
+def _inverse_jvp(primals, tangents):
+    (P,), (dP,) = primals, tangents
+    inverse = _inverse(P)
+    return inverse, -(inverse * dP) * inverse
+
+
 class _Scaled(NamedTuple):
     """Lags within the cap and over 2^s, s of each lag, and Lam."""
 
@@ -231,6 +263,12 @@ def _scaled(Q: Float[Array, "n n"], lags: Float[Array, " U"], largest: float, mo
     return _Scaled(lags * halves[jnp.minimum(squarings, most)], squarings, lam)
 
 
+# programs of loops, which a call outside of jit would compile anew
+def _for_any_batch(table: Callable[..., Array]) -> Callable[..., Array]:
+    return jax.jit(jnp.vectorize(table, signature="(n,n),(u)->(u,n,n)"))
+
+
+@_for_any_batch
 def _taylor(Q: Float[Array, "n n"], lags: Float[Array, " U"]) -> Float[Array, "U n n"]:
     """Equation (2), by Horner's rule."""
     most = math.ceil(math.log2(_CAP[str(Q.dtype)]))
@@ -250,6 +288,7 @@ def _taylor(Q: Float[Array, "n n"], lags: Float[Array, " U"]) -> Float[Array, "U
     return lax.scan(square, P, jnp.arange(most))[0]
 
 
+@_for_any_batch
 def _uniformise(Q: Float[Array, "n n"], lags: Float[Array, " U"]) -> Float[Array, "U n n"]:
     """Equation (1). At lag 0 the weights are (1, 0, ...) and their derivative is Q: nothing is special there."""
     most = math.ceil(math.log2(_CAP[str(Q.dtype)] / _LARGEST_X))

@@ -6,11 +6,13 @@ import numpy as np
 import numpy.testing as npt
 import pytest
 from jax import random
+from jax.scipy.special import gammaln
 from scipy import special
 
 from emberwalk.kernels.jump import SkewLaplace, laplace, log_gamma_quantile, log_gamma_score, newton, tabled
 from emberwalk.kernels.jump.log_gamma import log_gamma_log_density
 from emberwalk.kernels.jump.proposal import _log_gamma_quantiles
+from emberwalk.kernels.jump.refined import mean_of_rates, variance_of_rates
 from tests.statistics import assert_caught, assert_exact, optimised, z_scores
 
 ALPHAS = np.array([0.02, 0.1, 0.5, 0.99, 1.0, 1.01, 2.0, 7.3, 19.0, 21.0, 60.0, 99.0, 101.0, 400.0, 3e3, 1e4])
@@ -104,6 +106,21 @@ def fit_of(log_density, d):
     return jax.jit(
         lambda t: laplace(log_density, newton(log_density, t, max_steps=30, tolerance=1e-12), nested=True)
     )(jnp.zeros(d))
+
+
+@pytest.mark.parametrize("number", [0.7, 30.0, 180.0, 5000.0, 1e6])
+def test_jump_laplace_in_float32_knows_the_variance_of_a_rate(number):
+    """Of a rate after so many jumps, g / number, number after number."""
+    one = jnp.ones(1)
+    fit = SkewLaplace(0 * one, one[None] / number, one, number * one)
+    npt.assert_allclose(mean_of_rates(fit), 1, rtol=1e-6)
+    npt.assert_allclose(variance_of_rates(fit), 1 / number, rtol=2e-3)
+
+
+def test_jump_laplace_planted_difference_of_moments_loses_the_variance():
+    alpha = jnp.float32(5000.0)
+    first, second = (jnp.exp(gammaln(alpha + k) - gammaln(alpha) - k * jnp.log(alpha)) for k in (1, 2))
+    assert abs(float(second - first**2) * 5000 - 1) > 0.1
 
 
 def test_jump_laplace_is_exact_for_independent_gammas(x64):

@@ -8,7 +8,7 @@ import pytest
 from scipy.linalg import expm
 
 from emberwalk.kernels.jump import exponentials, lag_grid, num_clipped_lags, transition_matrices
-from emberwalk.kernels.jump.transition import _uniformise
+from emberwalk.kernels.jump.transition import _uniformise, log_transitions
 from tests.kernels.jump.processes import (
     ALANINE,
     exact_transitions,
@@ -17,6 +17,22 @@ from tests.kernels.jump.processes import (
     random_rates,
     ratchet,
 )
+
+
+@pytest.mark.parametrize("small", [1e-3, 1e-24])
+def test_transition_logarithms_have_second_derivatives_however_small_p_is(small):
+    """log (small e^t) = log small + t; and at P = 0, as at lag 0, all are 0: by JAX's own rules they are NaN."""
+
+    def log_p(t):
+        return log_transitions(jnp.stack([jnp.float32(small) * jnp.exp(t), 0 * t]))
+
+    value, first, second = log_p(0.0), jax.jacfwd(log_p)(0.0), jax.jacfwd(jax.jacrev(log_p))(0.0)
+    npt.assert_allclose(value, np.log([small, 1e-30]), rtol=1e-6)
+    npt.assert_allclose(first, [1, 0], atol=1e-6)
+    npt.assert_allclose(second, [0, 0], atol=1e-6)
+    plain = jax.hessian(lambda t: jnp.log(jnp.maximum(jnp.float32(1e-24) * jnp.exp(t), 1e-30)))(0.0)
+    assert not np.isfinite(plain)
+
 
 PROCESSES = {"ratchet": ratchet(), "alanine": ALANINE, "metastable": metastable(1e-4)}
 # Lam t, and the largest error that float32 may have there
@@ -134,12 +150,12 @@ def test_transition_of_many_and_of_few_lags_agree():
     )
 
 
-def test_transition_batches_are_one_by_one():
-    q = jnp.stack([jnp.asarray(random_rates(np.random.default_rng(s), 3), jnp.float32) for s in range(4)])
+def test_transition_batches_are_one_by_one(x64):
+    q = jnp.stack([jnp.asarray(random_rates(np.random.default_rng(s), 3)) for s in range(4)])
     lags = jnp.geomspace(0.01, 100, 7)
     batched = transition_matrices(q.reshape(2, 2, 3, 3), lags)
     assert batched.shape == (2, 2, 7, 3, 3)
-    npt.assert_allclose(batched[1, 0], transition_matrices(q[2], lags), atol=1e-6)
+    npt.assert_allclose(batched[1, 0], transition_matrices(q[2], lags), atol=1e-12)
 
 
 def test_transition_beyond_the_cap_is_shortened_and_counted():
