@@ -8,10 +8,10 @@ With `EMBERWALK_SMALL=1` it is tried at small sizes and keeps nothing.
 
 import sys
 
-from jump_parts import lags, memory, noise, ratchet, refinement
+from jump_parts import kernel, lags, memory, noise, ratchet, refinement
 from measure import report_parts
 
-IN_ORDER = (ratchet, noise, refinement, lags, memory)
+IN_ORDER = (ratchet, noise, refinement, lags, kernel, memory)
 PARTS = {part.__name__.rpartition(".")[2]: part for part in IN_ORDER}
 
 if __name__ == "__main__":

@@ -248,7 +248,8 @@ def grouped(value: Array, num_states: int, seen: Any = None) -> Int[Array, "..."
         [0, 2, 2, 0, 1, 1]
     """
     seen = jnp.broadcast_to(jnp.ones((), bool) if seen is None else jnp.asarray(seen), value.shape)
-    known = jnp.where(seen, value, jnp.nan)
+    # else a compiler that sorts constants by itself takes seconds for thousands
+    known = lax.optimization_barrier(jnp.where(seen, value, jnp.nan))
     start = jnp.nanquantile(known, (jnp.arange(num_states) + 0.5) / num_states)
 
     def move(means: Array, _: None) -> tuple[Array, None]:

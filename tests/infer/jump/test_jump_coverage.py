@@ -67,7 +67,7 @@ def test_jump_coverage_of_zero_shot_is_what_it_says(num_paths):
 @pytest.mark.nightly
 def test_jump_coverage_presence_is_as_often_right_as_it_says():
     """Links by their presence in four bins: so many of them are there."""
-    _, presence = held(30, 500)
+    _, presence = held(30, 2000)
     w, there = presence.T
     for low, high in ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01)):
         chosen = (w >= low) & (w < high)
