@@ -21,7 +21,7 @@ from numpyro.infer.autoguide import AutoMultivariateNormal
 
 from ...kernels.jump.paths import is_traced
 from .sites import Labels, Model
-from .start import FlatModel, Refinement, check_refined, refine
+from .start import FlatModel, Refinement, check_refined, once, refine
 
 _WHO = "AutoMJP"
 
@@ -89,10 +89,15 @@ class AutoMJP(AutoMultivariateNormal):
         self._first_tril = jnp.linalg.cholesky(fit.cov[order][:, order])
 
     def _refined(self, args: tuple, kwargs: dict[str, Any]) -> tuple[FlatModel, Refinement]:
+        read: list[FlatModel] = []
+
+        def refined() -> Refinement:
+            read.append(FlatModel(self.model, self.site, _WHO, args, kwargs))
+            return refine(read[-1], self.labels, _WHO)
+
         with handlers.block():  # of whatever the guide is called in
-            flat = FlatModel(self.model, self.site, _WHO, args, kwargs)
-            known = jax.jit(lambda: refine(flat, self.labels, _WHO), compiler_options=flat.once)()
-        return flat, known
+            known = jax.jit(refined, compiler_options=once((args, kwargs)))()
+        return read[-1], known
 
     def _get_posterior(self) -> dist.Distribution:
         loc = numpyro.param(f"{self.prefix}_loc", self._init_latent)

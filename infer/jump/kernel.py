@@ -26,7 +26,7 @@ from ...kernels.jump.paths import is_traced
 from ..contract import ModelKernel, chain_axes
 from .moves import Moved, Place, independence_moves
 from .sites import Labels, Model
-from .start import FlatModel, Refinement, check_refined, fell_back, refine
+from .start import FlatModel, Refinement, check_refined, fell_back, once, refine
 from .transition import Nuts, NutsMove
 
 _STUCK, _RARELY = 0.05, 0.1
@@ -181,9 +181,11 @@ class ZeroShotMJP(ModelKernel):
     def _refined(self, model_args: tuple, model_kwargs: dict[str, Any]) -> Refinement:
         """The start, outside of whatever is traced: once, also for chains that come one after the other."""
 
-        flat = self._flat(model_args, model_kwargs)
+        def refined() -> Refinement:
+            return refine(self._flat(model_args, model_kwargs), self.labels, _WHO)
+
         # compiled ahead, and called without arguments: it runs at once, also within a program that starts a chain
-        known = jax.jit(lambda: refine(flat, self.labels, _WHO)).lower().compile(flat.once)()
+        known = jax.jit(refined).lower().compile(once((model_args, model_kwargs)))()
         check_refined(known, self._found, _WHO)
         return known
 

@@ -66,8 +66,13 @@ _COLUMNS = 8  # of a Hessian through the filter at once
 _MOST_OF_NEWTON = 200  # latents; beyond, L-BFGS and the diagonal of the curvature
 _LBFGS_STEPS = 300
 _DRAWS = 1000
-# Compiling is most of what a start costs that is made once, unless there are so many labels.
 _MANY_LABELS = 30_000
+
+
+def once(arguments: Any) -> dict[str, Any]:
+    """Options of the compiler for a start, which runs once: compiling is most of it, unless there are many labels."""
+    largest = max((jnp.size(leaf) for leaf in jax.tree.leaves(arguments)), default=0)
+    return {"xla_backend_optimization_level": int(largest > _MANY_LABELS)}
 
 
 class Refinement(NamedTuple):
@@ -117,7 +122,6 @@ class FlatModel:
         inv_transforms: unconstrained to constrained, by site.
         replays: whether the model is run to constrain values.
         prepared: the model with its params and a key, right labels counted.
-        once: options of the compiler for what runs once.
     """
 
     def __init__(self, model: Model, site: str | None, who: str, args: tuple, kwargs: dict[str, Any]):
@@ -125,8 +129,6 @@ class FlatModel:
         seeded = handlers.substitute(handlers.seed(model, random.key(0)), substitute_fn=init_to_median)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         self.site = find_site(trace, site, who)
-        many = jnp.size(trace[self.site]["value"]) > _MANY_LABELS
-        self.once: dict[str, Any] = {"xla_backend_optimization_level": int(many)}
         self.inv_transforms, has_deterministic, dynamic, _ = _transforms_from_trace(trace)
         self.replays = has_deterministic or dynamic
         latents = {
