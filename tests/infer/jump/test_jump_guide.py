@@ -45,7 +45,7 @@ def three_rates(stats):
     many_rates(stats, n=3)
 
 
-@pytest.mark.parametrize("full_rank", [True, False])
+@pytest.mark.parametrize("full_rank", [True, pytest.param(False, marks=pytest.mark.nightly)])
 def test_jump_guide_begins_within_2_nats_of_its_end(full_rank):
     first, last = first_and_last(
         three_rates, AutoMJP(three_rates, full_rank=full_rank), 300, counts_of_three()
