@@ -132,13 +132,16 @@ class AutoFractionalSDE(PathGuide):
     def draw_path(self, key: Any, reading: Reading, args: tuple, kwargs: Values) -> PathDraw:
         """See `PathGuide`."""
         equation = reading.equation
-        gains, factors = gains_of(
-            equation,
-            self._factors_at(reading, args, kwargs),
-            self._passes,
-            through_sites=self._sites_are_data,
-            checkpoint=self.checkpoint,
-        )
+        gains, factors = self.in_one(
+            partial(
+                gains_of,
+                equation,
+                self._factors_at(reading, args, kwargs),
+                self._passes,
+                through_sites=self._sites_are_data,
+                checkpoint=self.checkpoint,
+            )
+        )()
         shift, features = None, None
         if self._residual is not None:
             network = over_batch(
@@ -147,7 +150,8 @@ class AutoFractionalSDE(PathGuide):
             shift, features = partial(_shift, network), features_of(equation, factors)
         step = lambda z, e, inputs: equation.step(z, e, inputs[0])  # noqa: E731
         inputs = equation.inputs, features
-        draw = simulate(key, gains, equation.start, step, inputs, shift, checkpoint=self.checkpoint)
+        drawn = partial(simulate, start=equation.start, step=step, shift=shift, checkpoint=self.checkpoint)
+        draw = self.in_one(drawn)(key, gains, inputs=inputs)
         return PathDraw(draw.b, draw.e, draw.z[..., : equation.state.size], draw.log_prob)
 
     def _factors_at(self, reading: Reading, args: tuple, kwargs: Values) -> Callable[[Array], Factors]:

@@ -81,7 +81,7 @@ class PathGuide(AutoGuide):
         self._ts = np.empty(0)
         self._warned_of_ts = False
         self._programs: dict[Hashable, Program] = {}
-        self._reads_data = True
+        self._reads_data, self._first_call = True, False
         self._observed: frozenset[str] = frozenset()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -187,8 +187,13 @@ class PathGuide(AutoGuide):
             self._programs[known] = over_keys(draw)
         return self._programs[known]
 
+    def in_one(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function; as one program where a guide is first called, which is hundreds to compile if none is made."""
+        return jax.jit(function) if self._first_call else function
+
     def _drawn(self, args: tuple, kwargs: Values) -> tuple[Values, PathDraw, Reading]:
-        if self._name is None:
+        self._first_call = self._name is None
+        if self._first_call:
             with handlers.block():
                 self._set_up(args, kwargs)
         theta = {} if self._theta is None else self._theta(*args, **kwargs)
