@@ -47,7 +47,14 @@ def bridge(num_steps, at, drift=nothing, diffusion=unit, y0=0.0, ts=None, **opti
 
 
 def set_up(guide, *args, **kwargs):
-    """The guide, called once."""
+    """The guide, as after its first call, but for the draw, which is another program to compile."""
+    with handlers.block(), handlers.seed(rng_seed=random.key(9)):
+        guide._set_up(args, kwargs)
+    return guide
+
+
+def called(guide, *args, **kwargs):
+    """The guide, with a draw."""
     handlers.seed(guide, random.key(9))(*args, **kwargs)
     return guide
 

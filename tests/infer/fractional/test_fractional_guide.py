@@ -1,7 +1,7 @@
 """`AutoFractionalSDE` as users meet it: plates, masks, several states, encoders, prediction, pickles, ArviZ."""
 
 import pickle
-from functools import partial
+from functools import cache, partial
 
 import arviz_base as azb
 import equinox as eqx
@@ -23,6 +23,8 @@ from emberwalk.models import extend_noise, fractional_sde, hurst_prior
 from tests.infer.fractional.guided import SD, bridge, coefficients, exact_gp, fbm_prior, log_weights, set_up
 from tests.laws.runs import compilations
 from tests.statistics import assert_exact, z_scores
+
+pytestmark = pytest.mark.xdist_group("fractional-guide")  # what is fitted once serves all
 
 TS = np.concatenate([np.arange(0, 0.5, 0.05), np.linspace(0.5, 1.0, 3), [1.3]])
 C = coefficients(1.3, 30)
@@ -56,6 +58,14 @@ def with_network(y=None):
 def fitted(guide, *args, steps=30, key=0):
     svi = SVI(guide.model, guide, optax.adam(0.01), Trace_ELBO())
     return svi.run(random.key(key), steps, *args, progress_bar=False).params
+
+
+@cache
+def noisy_fit():
+    """A guide of `noisy`, its SVI, and how that ended."""
+    guide = AutoFractionalSDE(noisy)
+    svi = SVI(noisy, guide, optax.adam(0.01), Trace_ELBO())
+    return guide, svi, svi.run(random.key(0), 30, Y, progress_bar=False)
 
 
 def test_fractional_guide_of_a_plate_is_one_for_each_sequence():
@@ -95,10 +105,9 @@ def test_fractional_guide_does_not_see_what_is_masked():
 
 
 def test_fractional_guide_has_the_same_draws_for_the_same_key_and_when_pickled():
-    guide = AutoFractionalSDE(noisy)
-    params = fitted(guide, Y)
+    guide, _, result = noisy_fit()
     one, again, other = (
-        g.sample_posterior(random.key(k), params, Y, sample_shape=(5,))
+        g.sample_posterior(random.key(k), result.params, Y, sample_shape=(5,))
         for g, k in ((guide, 1), (pickle.loads(pickle.dumps(guide)), 1), (guide, 2))
     )
     assert {"H", "s", "x", "x_bank", "x_noise"} == set(one)
@@ -122,9 +131,12 @@ def test_fractional_guide_of_a_model_with_a_network_and_latents_pickles(kind):
 
 @pytest.mark.parametrize("kind", [AutoFractionalSDE, ControlGuide])
 def test_fractional_guide_compiles_its_step_once(kind):
-    guide = kind(noisy)
-    svi = SVI(noisy, guide, optax.adam(0.01), Trace_ELBO(num_particles=2))
-    state = svi.init(random.key(0), Y)
+    if kind is AutoFractionalSDE:
+        _, svi, result = noisy_fit()
+        state = result.state
+    else:
+        svi = SVI(noisy, kind(noisy), optax.adam(0.01), Trace_ELBO())
+        state = svi.init(random.key(0), Y)
     update = jax.jit(svi.update)
     for _ in range(3):
         state, loss = update(state, Y)
@@ -163,9 +175,7 @@ def test_fractional_guide_draws_and_is_diagnosed_again_without_compiling():
 
 
 def test_fractional_guide_is_read_by_arviz():
-    guide = AutoFractionalSDE(noisy)
-    svi = SVI(noisy, guide, optax.adam(0.01), Trace_ELBO())
-    result = svi.run(random.key(0), 20, Y, progress_bar=False)
+    guide, svi, result = noisy_fit()
     tree = to_datatree(svi, svi_result=result, model_args=(Y,), num_samples=6)
     assert {"H", "s", "x"} <= set(tree["posterior"].data_vars)
     assert not [name for name in tree["posterior"].data_vars if "latent" in str(name)]
@@ -207,11 +217,9 @@ def test_fractional_predictive_forecast_goes_on_from_where_the_data_end():
     assert fan["x"][:, -1].std() > 2 * fan["x"][:, 40].std()
 
 
-@pytest.mark.parametrize("sites", ["auto", "laplace"])
-def test_fractional_predictive_guide_without_data_is_refused(sites):
-    guide = AutoFractionalSDE(noisy, sites=sites)
-    params = fitted(guide, Y, steps=2)
+def test_fractional_predictive_guide_without_data_is_refused():
+    guide, _, result = noisy_fit()
     with pytest.raises(
         ValueError, match=r"Pass them: samples = guide.sample_posterior\(key, params, ts, y\)"
     ):
-        guide.sample_posterior(random.key(0), params)
+        guide.sample_posterior(random.key(0), result.params)

@@ -12,7 +12,7 @@ from numpyro.infer import SVI, Trace_ELBO
 
 from emberwalk.infer import AutoFractionalSDE, ControlGuide, FractionalDiagnostics
 from emberwalk.models import fractional_sde
-from tests.infer.fractional.guided import SD, coefficients, nothing, set_up, unit
+from tests.infer.fractional.guided import SD, called, coefficients, nothing, set_up, unit
 
 TS = np.linspace(0, 1, 11)
 Y = jnp.zeros(10)
@@ -98,7 +98,7 @@ def encoded(model, **options):
 )  # fmt: skip
 def test_fractional_guide_bad_input_is_refused(make, error, words):
     with pytest.raises(error, match=words):
-        set_up(make())
+        called(make())
 
 
 @pytest.mark.nightly
@@ -121,7 +121,7 @@ def test_fractional_guide_bad_input_sequences_that_do_not_factorise_have_learnt_
 
     guide = AutoFractionalSDE(model)
     with pytest.warns(UserWarning, match="does not factorise over times"):
-        set_up(guide)
+        called(guide)
     assert guide._kind == "learnt"
 
 
@@ -131,7 +131,7 @@ def test_fractional_guide_bad_input_learnt_sites_know_their_times():
 
     guide = set_up(AutoFractionalSDE(model, sites="learnt"), TS, Y)
     with pytest.raises(ValueError, match=r"11 ts, and is called with 21. Use extend_noise"):
-        set_up(guide, np.linspace(0, 2, 21), jnp.zeros(20))
+        called(guide, np.linspace(0, 2, 21), jnp.zeros(20))
 
 
 def test_fractional_guide_bad_input_data_that_are_gone_are_missed():
@@ -153,7 +153,7 @@ def test_fractional_guide_bad_input_other_times_without_coefficients_are_said_on
 
     guide = set_up(AutoFractionalSDE(model), TS, Y)
     with pytest.warns(UserWarning, match="Pass coefficients=fractional_coefficients"):
-        set_up(guide, TS * 2, Y)
+        called(guide, TS * 2, Y)
 
 
 def test_fractional_guide_bad_input_traced_data_are_refused_with_the_way_out():

@@ -50,7 +50,11 @@ def by_quadrature(law, y, grid):
     ("law", "exact"),
     [
         (dist.LogNormal(jnp.array([0.0, 1.0]), 1.0), [stats.lognorm(1.0), stats.lognorm(1.0, scale=np.e)]),
-        (dist.Uniform(0.0, jnp.array([7.0, 9.0])), [stats.uniform(0.0, 7.0), stats.uniform(0.0, 9.0)]),
+        pytest.param(
+            dist.Uniform(0.0, jnp.array([7.0, 9.0])),
+            [stats.uniform(0.0, 7.0), stats.uniform(0.0, 9.0)],
+            marks=pytest.mark.nightly,
+        ),
     ],
     ids=["log normal", "uniform"],
 )
