@@ -71,6 +71,7 @@ class AutoMJP(AutoMultivariateNormal):
         super().__init__(model, prefix=prefix, init_loc_fn=init_to_median)
         self.site, self.labels, self.full_rank = site, labels, full_rank
         self._first_tril: Any = None
+        self._first_scale: Any = None
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         if is_traced(args, kwargs):
@@ -86,7 +87,10 @@ class AutoMJP(AutoMultivariateNormal):
         places = flat.unravel(jnp.arange(self.latent_dim, dtype=fit.mode.dtype))
         order = jnp.concatenate([jnp.ravel(places[name]) for name in self._init_locs]).astype(int)
         self._init_latent = fit.mean[order]
-        self._first_tril = jnp.linalg.cholesky(fit.cov[order][:, order])
+        cov = fit.cov[order][:, order]
+        self._first_tril = jnp.linalg.cholesky(cov)
+        # the best of those without covariances: narrower than the marginals
+        self._first_scale = 1 / jnp.sqrt(jnp.diagonal(jnp.linalg.inv(cov)))
 
     def _refined(self, args: tuple, kwargs: dict[str, Any]) -> tuple[FlatModel, Refinement]:
         read: list[FlatModel] = []
@@ -107,7 +111,7 @@ class AutoMJP(AutoMultivariateNormal):
             )
             return dist.MultivariateNormal(loc, scale_tril=tril)
         scale = numpyro.param(
-            f"{self.prefix}_scale", jnp.diagonal(self._first_tril), constraint=dist.constraints.positive
+            f"{self.prefix}_scale", self._first_scale, constraint=dist.constraints.positive
         )
         return dist.Normal(loc, scale).to_event(1)
 

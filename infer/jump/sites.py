@@ -143,7 +143,8 @@ class ByCounts(Messenger):
     def process_message(self, msg: dict[str, Any]) -> None:
         """See `Messenger`: the value stays what it is, since the model may use it."""
         if msg["type"] == "sample" and msg["name"] == self.site:
-            counted = _counted(msg["fn"], msg["value"])
+            weighted = np.ndim(msg["scale"]) > 0  # each path by itself, which counts of all do not know
+            counted = None if weighted else _counted(msg["fn"], msg["value"])
             msg["fn"] = msg["fn"] if counted is None else counted
 
 

@@ -101,6 +101,8 @@ def path_statistics(
         )
     labels, num_states = check_states(labels, seen, num_states)
     pairs = _pairs(at, labels, seen, exact)
+    if not pairs.lag.size:
+        raise ValueError("times: no path has two points at different times. Rates need at least one such pair.")
     if grid is not None:
         if lag_bins is not None:
             raise ValueError("lag_bins and grid both say what the lags are: give one.")
@@ -301,7 +303,8 @@ def coarsen(stats: PathStatistics, num_bins: int = _FEW_BINS) -> PathStatistics:
     if stats.lags.shape[0] <= num_bins:
         return stats
     lags, numbers = np.asarray(stats.lags, np.float64), _numbers(stats)
-    ends = np.quantile(np.repeat(lags, numbers) if numbers.sum() < 10**6 else lags, [0.01, 0.99])
+    # bins of a stream may be empty, and then have no lag
+    ends = np.quantile(lags, [0.01, 0.99], weights=numbers, method="inverted_cdf")
     shortest, longest = (max(float(end), 1e-300) for end in ends)
     inner = np.geomspace(shortest, longest, num_bins + 1)[1:-1]
     group = np.searchsorted(inner, lags, side="right")

@@ -376,23 +376,24 @@ def _refined(
 
 
 def mean_of_rates(log_rates: SkewLaplace) -> Float[Array, " d"]:
-    """Of links that are there."""
-    return jnp.exp(log_rates.mode + _log_moment(log_rates, 1.0))
-
-
-def variance_of_rates(log_rates: SkewLaplace) -> Float[Array, " d"]:
-    """Of links that are there; as a difference of second moment and squared mean float32 would lose it."""
-    relative = jnp.expm1(_log_moment(log_rates, 2.0) - 2 * _log_moment(log_rates, 1.0))
-    return mean_of_rates(log_rates) ** 2 * jnp.maximum(relative, 0)
-
-
-def _log_moment(log_rates: SkewLaplace, power: float) -> Float[Array, " d"]:
-    """That of a rate over its mode, at most that power of the rate three sd above the mode.
+    """Of links that are there, at most the rate three sd above the mode.
 
     A tail to the right so heavy that it has no mean is that of the density, not of the posterior, which falls with
     the prior.
     """
-    return jnp.minimum(log_rates.log_moment(power), 3 * power * log_rates.sd)
+    return jnp.exp(log_rates.mode + jnp.minimum(log_rates.log_moment(1.0), 3 * log_rates.sd))
+
+
+def variance_of_rates(log_rates: SkewLaplace) -> Float[Array, " d"]:
+    """Of links that are there; as a difference of second moment and squared mean float32 would lose it.
+
+    Where the tail is so heavy that there is no second moment, that of a log-normal with the same sd.
+    """
+    first, second = log_rates.log_moment(1.0), log_rates.log_moment(2.0)
+    heavy = second >= 6 * log_rates.sd
+    apart = jnp.where(heavy, 0.0, second) - 2 * jnp.where(heavy, 0.0, first)
+    relative = jnp.expm1(jnp.where(heavy, log_rates.sd**2, apart))
+    return mean_of_rates(log_rates) ** 2 * jnp.maximum(relative, 0)
 
 
 def _log_posterior(density_of: RateDensity, known: _Posterior, infer_noise: bool) -> tuple[LogDensity, Array]:

@@ -17,6 +17,7 @@ from emberwalk.infer import diagnose, to_datatree
 from emberwalk.infer.jump.kernel import ZeroShotMJP, ZeroShotMJPState
 from emberwalk.infer.jump.khat import pareto_khat
 from emberwalk.infer.jump.sites import grouped
+from emberwalk.infer.jump.start import FlatModel
 from emberwalk.kernels.jump import path_statistics, rates_from_vector, simulate_batch
 from emberwalk.models import MarkovJumpProcess, flashing_ratchet, load_flashing_ratchet
 from tests.infer.chains import chain_means
@@ -309,6 +310,21 @@ def test_jump_kernel_says_what_was_refused_shortened_or_begun_elsewhere():
     ):
         (sentence,) = kernel.warnings(Run(ZeroShotMJPState(**quiet | {field: jnp.full(2, value)})))
         assert words in sentence
+
+
+def test_jump_kernel_counts_no_paths_that_have_weights_of_their_own():
+    """A scale for each path: the density is that of the model all the same."""
+    times, labels, *_ = two_state_args("clean")
+    weights = jnp.linspace(0.1, 2.0, len(labels))
+
+    def model(labels):
+        with numpyro.handlers.scale(scale=weights):
+            two_state(times, labels)
+
+    z = {"log_rates": jnp.array([0.3, -0.4])}
+    flat = FlatModel(model, None, "here", (labels,), {})
+    plain = potential_energy(model, (labels,), {}, z)
+    assert float(-flat.log_density(z["log_rates"])) == pytest.approx(float(plain), rel=1e-5)
 
 
 def test_jump_kernel_groups_measurements_around_rising_means():

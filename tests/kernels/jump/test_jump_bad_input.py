@@ -54,6 +54,7 @@ WRONG_PATHS = {
         r"0 and 2 at one time in path 1 at position 2.*set label_noise",
     ),
     "one point in each path": ((TIMES[:1], LABELS[:, :1]), r"no path has two points.*2 paths with 2 points"),
+    "one time": ((0 * TIMES, 0 * LABELS + np.arange(2)[:, None]), r"no path has two points at different times"),
     "nothing seen": ((TIMES, LABELS, NONE), r"no path has two points.*with 0 points"),
     "one point seen in each path": (
         (TIMES, LABELS, hide(0, [0, 1]) & hide(1, [1, 2])),

@@ -165,6 +165,17 @@ def counts_likelihood_of(stats, q):
         return count_log_likelihood(transition_matrices(q, stats.lags), stats)
 
 
+def test_jump_coarse_counts_of_a_stream_keep_its_lags():
+    """Bins without a lag say nothing of where lags are, however many pairs there are."""
+    bins, rng = np.geomspace(1e-4, 100, 61), np.random.default_rng(0)
+    times = np.cumsum(rng.uniform(0.01, 10, (50, 40)), 1)
+    stats = path_statistics(times, rng.integers(0, 3, times.shape), num_states=3, lag_bins=bins)
+    many = coarsen(stats._replace(counts=10**4 * stats.counts))
+    npt.assert_allclose(many.lags, coarsen(stats).lags)
+    assert (many.lags > 0).sum() > 12
+    assert many.counts.sum() == 10**4 * stats.counts.sum()
+
+
 def test_jump_unit_of_time_and_dwell_times():
     stats = path_statistics(np.array([0.0, 1.0, 3.0]), np.array([[0, 0, 1], [1, 1, 1]]))
     assert float(change_rate(stats)) == pytest.approx(1.5 / 6)

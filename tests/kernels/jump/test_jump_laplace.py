@@ -117,6 +117,14 @@ def test_jump_laplace_in_float32_knows_the_variance_of_a_rate(number):
     npt.assert_allclose(variance_of_rates(fit), 1 / number, rtol=2e-3)
 
 
+def test_jump_laplace_of_a_tail_without_a_mean_has_a_mean_and_a_spread():
+    one = jnp.ones(1)
+    fit = SkewLaplace(0 * one, one[None], -1.2 * one, one)
+    assert np.isinf(fit.mean_exp())
+    assert float(mean_of_rates(fit)[0]) == pytest.approx(float(jnp.exp(3 * fit.sd)[0]), rel=1e-5)
+    assert float(variance_of_rates(fit)[0]) > 0
+
+
 def test_jump_laplace_planted_difference_of_moments_loses_the_variance():
     alpha = jnp.float32(5000.0)
     first, second = (jnp.exp(gammaln(alpha + k) - gammaln(alpha) - k * jnp.log(alpha)) for k in (1, 2))
