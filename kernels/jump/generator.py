@@ -223,6 +223,14 @@ def stationary(rates: Float[ArrayLike, "*batch n n"]) -> Float[Array, "*batch n"
     return _stationary(without_diagonal(rates))
 
 
+def _is_kept(q: Float[Array, "*batch n n"]) -> Bool[Array, "*batch n"]:
+    """Whether a state can be reached from all that it leads to: the others are left for good."""
+    leads = (q > 0) | jnp.eye(q.shape[-1], dtype=bool)
+    for _ in range((q.shape[-1] - 1).bit_length()):
+        leads = leads.astype(q.dtype) @ leads.astype(q.dtype) > 0
+    return (~leads | jnp.swapaxes(leads, -1, -2)).all(-1)
+
+
 def first_passage_times(
     rates: Float[ArrayLike, "*batch n n"], targets: int | Sequence[int] | None = None
 ) -> Float[Array, "*batch n n"] | Float[Array, "*batch n"]:
@@ -285,12 +293,15 @@ def relaxation_times(rates: Float[ArrayLike, "*batch n n"]) -> RelaxationTimes:
         >>> slow.times.tolist(), slow.oscillating.tolist()
         ([0.25], [False])
     """
-    eigenvalues = jnp.linalg.eigvals(generator(rates))
+    Q = generator(rates)
+    eigenvalues = jnp.linalg.eigvals(Q)
     order = jnp.argsort(-eigenvalues.real, axis=-1)[..., 1:]
     others = jnp.take_along_axis(eigenvalues, order, axis=-1)
     # rounding parts equal eigenvalues by the square root of the precision
     oscillating = jnp.abs(others.imag) > jnp.sqrt(jnp.finfo(others.real.dtype).eps) * jnp.abs(others)
-    dies_out = others.real < 0
+    # a second 0, of a process in two parts, is one up to the rounding of the fastest rate
+    fastest = jnp.max(-jnp.diagonal(Q, axis1=-2, axis2=-1), -1, keepdims=True)
+    dies_out = others.real < -Q.shape[-1] * jnp.finfo(Q.dtype).eps * fastest
     return RelaxationTimes(
         jnp.where(dies_out, -1 / jnp.where(dies_out, others.real, -1), jnp.inf), oscillating
     )
@@ -324,7 +335,8 @@ def entropy_production(
     q = without_diagonal(rates)
     if floor is not None:
         q = without_diagonal(jnp.where(q == 0, floor, q))
-    flux = stationary(q)[..., None] * q
+    # the limit of `stationary` leaves a trace of itself where nothing stays
+    flux = jnp.where(_is_kept(q), stationary(q), 0)[..., None] * q
     back = jnp.swapaxes(flux, -1, -2)
     both, one = (flux > 0) & (back > 0), (flux > 0) != (back > 0)
     ratio = jnp.where(both, flux, 1) / jnp.where(both, back, 1)

@@ -125,6 +125,20 @@ def test_jump_what_may_never_be_reached_takes_infinitely_long():
     assert not jnp.isnan(first_passage_times(two_pairs)).any()
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 2, 0], [2, 0, 1]])
+def test_jump_entropy_production_does_not_see_a_state_that_is_left_for_good(order):
+    """Its link has one direction and no flux, whatever its number."""
+    q = jnp.array([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])[jnp.array(order)][:, jnp.array(order)]
+    assert float(entropy_production(q)) == pytest.approx(0, abs=1e-6)
+
+
+def test_jump_relaxation_of_a_process_in_two_parts_is_infinite():
+    """In units that leave a rounding error of either sign."""
+    for unit in (1.0, 0.3, 1e3):
+        q = unit * jnp.array([[0, 1.0, 0, 0], [0.7, 0, 0, 0], [0, 0, 0, 3.1], [0, 0, 0.2, 0]])
+        assert jnp.isinf(relaxation_times(q).times).sum() == 1
+
+
 def test_jump_entropy_production_is_infinite_for_one_way_links_unless_there_is_a_floor():
     one_way = np.array([[0, 1.0, 0], [1.0, 0, 1.0], [1.0, 0.5, 0]])
     assert jnp.isinf(entropy_production(one_way))
