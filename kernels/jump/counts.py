@@ -303,8 +303,9 @@ def coarsen(stats: PathStatistics, num_bins: int = _FEW_BINS) -> PathStatistics:
     if stats.lags.shape[0] <= num_bins:
         return stats
     lags, numbers = np.asarray(stats.lags, np.float64), _numbers(stats)
-    # bins of a stream may be empty, and then have no lag
-    ends = np.quantile(lags, [0.01, 0.99], weights=numbers, method="inverted_cdf")
+    # of all pairs: bins of a stream may be empty, and then have no lag
+    order, pairs = np.argsort(lags), int(numbers.sum())
+    ends = lags[order][np.searchsorted(np.cumsum(numbers[order]), [-(-pairs // 100), pairs - pairs // 100])]
     shortest, longest = (max(float(end), 1e-300) for end in ends)
     inner = np.geomspace(shortest, longest, num_bins + 1)[1:-1]
     group = np.searchsorted(inner, lags, side="right")
