@@ -282,7 +282,8 @@ def _passage(q: Float[Array, "*batch n n"], target: Bool[Array, "*batch n"]) -> 
 def relaxation_times(rates: Float[ArrayLike, "*batch n n"]) -> RelaxationTimes:
     """How long the process remembers: -1 / Re(lambda) of the eigenvalues of Q but the zero.
 
-    Eigenvalues have the absolute precision of the fastest rate: in float32 a mode 1e5 times slower has two digits.
+    Eigenvalues have the absolute precision of the fastest rate: in float32 a mode 1e5 times slower has two digits, and
+    one below n times that precision is taken for a second 0, its time infinite.
 
     Args:
         rates: q `[..., n, n]`. Their gradient exists where no two eigenvectors coincide.
