@@ -9,7 +9,6 @@ evidence bound itself to second order: the curvature's variance, not the posteri
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
@@ -21,7 +20,7 @@ from numpyro.infer.autoguide import AutoMultivariateNormal
 
 from ...kernels.jump.paths import is_traced
 from .sites import Labels, Model
-from .start import FlatModel, Refinement, check_refined, once, refine
+from .start import FlatModel, Refinement, check_refined, refine, runner
 
 _WHO = "AutoMJP"
 
@@ -95,12 +94,12 @@ class AutoMJP(AutoMultivariateNormal):
     def _refined(self, args: tuple, kwargs: dict[str, Any]) -> tuple[FlatModel, Refinement]:
         read: list[FlatModel] = []
 
-        def refined() -> Refinement:
+        def make() -> FlatModel:
             read.append(FlatModel(self.model, self.site, _WHO, args, kwargs))
-            return refine(read[-1], self.labels, _WHO)
+            return read[-1]
 
         with handlers.block():  # of whatever the guide is called in
-            known = jax.jit(refined, compiler_options=once((args, kwargs)))()
+            known = refine(make, self.labels, _WHO, runner((args, kwargs)))
         return read[-1], known
 
     def _get_posterior(self) -> dist.Distribution:

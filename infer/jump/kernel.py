@@ -26,7 +26,7 @@ from ...kernels.jump.paths import is_traced
 from ..contract import ModelKernel, chain_axes
 from .moves import Moved, Place, independence_moves
 from .sites import Labels, Model
-from .start import FlatModel, Refinement, check_refined, fell_back, once, refine
+from .start import FlatModel, Refinement, check_refined, fell_back, refine, runner
 from .transition import Nuts, NutsMove
 
 _STUCK, _RARELY = 0.05, 0.1
@@ -42,7 +42,7 @@ class ZeroShotMJPState(NamedTuple):
         all_nuts: whether every draw is a transition of NUTS, since proposals were hardly ever accepted in warm-up; one
             for all vectorized chains.
         z: unconstrained value of each latent site.
-        z_grad: gradient of the potential at the end of the last transition of NUTS.
+        z_grad: gradient of the potential at the end of the last transition of NUTS; zeros before the first.
         potential_energy: of `z`.
         num_steps: leapfrogs of this draw; 0 without NUTS.
         accept_prob: mean over the moves of this draw.
@@ -53,7 +53,7 @@ class ZeroShotMJPState(NamedTuple):
         pareto_khat: of importance weights of 1000 proposals at the start; only reported.
         num_nonfinite: proposals so far that had no finite density; they were refused.
         num_clipped_lags: lags too long for the fastest rate at the start.
-        fell_back: whether the start was the prior median.
+        fell_back: whether the start was the prior mean.
         proposal: where independence moves come from.
         rng_key: key of the next draw.
     """
@@ -181,13 +181,13 @@ class ZeroShotMJP(ModelKernel):
     def _refined(self, model_args: tuple, model_kwargs: dict[str, Any]) -> Refinement:
         """The start, outside of whatever is traced: once, also for chains that come one after the other."""
 
-        def refined() -> Refinement:
-            return refine(self._flat(model_args, model_kwargs), self.labels, _WHO)
-
-        # compiled ahead, and called without arguments: it runs at once, also within a program that starts a chain
-        known = jax.jit(refined).lower().compile(once((model_args, model_kwargs)))()
+        known = self._refinement(model_args, model_kwargs)
         check_refined(known, self._found, _WHO)
         return known
+
+    def _refinement(self, model_args: tuple, model_kwargs: dict[str, Any]) -> Refinement:
+        make, run = partial(self._flat, model_args, model_kwargs), runner((model_args, model_kwargs))
+        return refine(make, self.labels, _WHO, run)
 
     def _flat(self, model_args: tuple, model_kwargs: dict[str, Any]) -> FlatModel:
         """The model, read: what it tells of draws is kept."""
@@ -205,15 +205,14 @@ class ZeroShotMJP(ModelKernel):
         flat = self._flat(model_args, model_kwargs)
         known = self._known
         if known is None:
-            known = refine(flat, self.labels, _WHO)
-        potential_fn = self.potential(model_args, model_kwargs)
+            known = self._refinement(model_args, model_kwargs)
         if init_params is None:
-            z = flat.unravel(known.starts[random.randint(key_start, (), 0, len(known.starts))])
-        elif GIBBS_SITES_KWARG in model_kwargs:  # Gibbs hands its blocks constrained values
-            z = transform_fn(self._inv_transforms, init_params, invert=True)
-        else:
-            z = init_params
-        return self.start(key_chain, z, potential_fn, known)
+            # the density there is known: a program that starts a chain does without it
+            at = random.randint(key_start, (), 0, len(known.starts))
+            return self._begun(key_chain, flat.unravel(known.starts[at]), known.energies[at], known)
+        if GIBBS_SITES_KWARG in model_kwargs:  # Gibbs hands its blocks constrained values
+            init_params = transform_fn(self._inv_transforms, init_params, invert=True)
+        return self.start(key_chain, init_params, self.potential(model_args, model_kwargs), known)
 
     def start(
         self,
@@ -225,22 +224,24 @@ class ZeroShotMJP(ModelKernel):
         """First state of one chain at `z`; what is known is that of the data the kernel has started with."""
         known = known or self._known
         assert known is not None
-        energy, gradient = jax.value_and_grad(potential_fn)(z)
+        return self._begun(rng_key, z, potential_fn(z), known)
+
+    def _begun(self, rng_key: Array, z: Values, energy: Array, known: Refinement) -> ZeroShotMJPState:
         key_nuts, key_chain = random.split(rng_key)
-        place, slope = Place(ravel_pytree(z)[0], energy), ravel_pytree(gradient)[0]
+        place = Place(ravel_pytree(z)[0], energy)
         zero, nothing = jnp.zeros_like(energy), jnp.zeros((), jnp.int32)
         return ZeroShotMJPState(
             i=nothing,
             all_nuts=jnp.zeros((), bool),
             z=z,
-            z_grad=gradient,
+            z_grad=jax.tree.map(jnp.zeros_like, z),
             potential_energy=energy,
             num_steps=nothing,
             accept_prob=zero,
             independence_accept_prob=zero,
             mean_independence_accept_prob=zero,
             diverging=jnp.zeros((), bool),
-            adapt_state=self._nuts.start(key_nuts, place, slope, known.fit.cov),
+            adapt_state=self._nuts.start(key_nuts, place, known.fit.cov),
             pareto_khat=known.pareto_khat,
             num_nonfinite=nothing,
             num_clipped_lags=known.num_clipped_lags,

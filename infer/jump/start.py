@@ -2,7 +2,7 @@
 
     EM on the data           ->  sqrt(q_ij) = m_ij +- s_ij,   s_ij = (R_i + b)^(-1/2) / 2                   (1)
     pulled back              ->  u_0 = argmin -log prior(u) + sum_ij ((sqrt q_ij(u) - m_ij) / s_ij)^2 / 2   (2)
-    Newton on the posterior  ->  its mode, curvature and skewness in u                                      (3)
+    a climb on the posterior ->  its mode, curvature and skewness in u, by gradients alone                  (3)
 
 u is the vector of all latents, unconstrained. (1) knows nothing of how rates are made, (2) nothing of the data but
 (1): so log rates, three parameters of a mechanism, covariates and hierarchies are all begun alike, and (3) has a start
@@ -18,6 +18,7 @@ What a reader would get wrong: nothing here depends on a key of a chain, so that
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,8 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.special import logit
 from jaxtyping import Array, Bool, Float, Int
 from numpyro import handlers
-from numpyro.infer import init_to_median
+from numpyro.distributions import biject_to
+from numpyro.infer import init_to_mean
 from numpyro.infer.util import (
     _prepare_model_for_potential,
     _transforms_from_trace,
@@ -49,30 +51,52 @@ from ...kernels.jump import (
     em,
     labels_likelihood,
     laplace,
-    newton,
     rates_to_vector,
     tabled,
 )
+from ...kernels.jump.climb import Climbed, climb
+from ...kernels.jump.paths import is_traced
 from ...models import MarkovJumpCounts, MarkovJumpProcess
 from ...models.jump_inputs import is_matrix
 from .khat import pareto_khat
 from .sites import ByCounts, Hidden, Labels, Law, Model, find_site, hard_labels, is_exact, paths_of
 
 type Flat = Float[Array, " d"]
+# (part, whether it runs long, its inputs) -> its outputs
+type Run = Callable[..., Any]
 
 _EM_STEPS, _EM_STEPS_OF_FILTER, _FIRST_NOISE = 5, 10, 0.05
 _PULL_STEPS, _MODE_STEPS = 30, 20
-_COLUMNS = 8  # of a Hessian through the filter at once
+_GRADIENTS = 8  # through the filter at once, on an accelerator
 _MOST_OF_NEWTON = 200  # latents; beyond, L-BFGS and the diagonal of the curvature
 _LBFGS_STEPS = 300
 _DRAWS = 1000
-_MANY_LABELS = 30_000
+_MANY_LABELS = 5_000
 
 
-def once(arguments: Any) -> dict[str, Any]:
-    """Options of the compiler for a start, which runs once: compiling is most of it, unless there are many labels."""
+def runner(arguments: Any) -> Run:
+    """How the parts of a start are run: compiled ahead, or as they are where data are traced.
+
+    A start runs once, so that compiling is what it costs: its parts are asked of the compiler at its lowest level, but
+    for those that go through many labels many times. Called without tracers they run at once, also within a program.
+
+    Args:
+        arguments: of the model.
+    """
+    if is_traced(arguments):
+        return lambda part, _, *inputs: part(*inputs)
     largest = max((jnp.size(leaf) for leaf in jax.tree.leaves(arguments)), default=0)
-    return {"xla_backend_optimization_level": int(largest > _MANY_LABELS)}
+
+    def run(part: Callable[..., Any], is_long: bool, *inputs: Any) -> Any:
+        level = int(is_long and largest > _MANY_LABELS)
+        return jax.jit(part).lower(*inputs).compile({"xla_backend_optimization_level": level})(*inputs)
+
+    return run
+
+
+def _through_filter() -> int:
+    """Gradients at once: a CPU is four times as fast with one after the other."""
+    return 1 if jax.default_backend() == "cpu" else _GRADIENTS
 
 
 class Refinement(NamedTuple):
@@ -81,20 +105,22 @@ class Refinement(NamedTuple):
     Attributes:
         fit: density on u.
         proposal: the same with tails, for a sampler.
-        starts: 1000 draws of it for chains to begin at, `[1000, d]`; the mode instead of those without a density.
+        starts: 1000 draws of it for chains to begin at, `[1000, d]`; the likeliest instead of those without a density.
+        energies: minus their log densities `[1000]`.
         pareto_khat: of these draws.
         rates: of EM, `[n, n]`.
         label_noise: of EM; 0 for labels that are right.
         num_clipped_lags: lags too long for the fastest rate at the mode.
-        fell_back: whether Newton began at the prior median, since the density was not finite at (2).
-        converged: whether Newton did.
-        depends: whether rates at a draw are other than at the prior median.
+        fell_back: whether the climb began at the prior mean, since the density was not finite at (2).
+        converged: whether the climb did.
+        depends: whether rates at a draw are other than at the prior mean.
         estimate: constrained values of all latents at the mode.
     """
 
     fit: SkewLaplace
     proposal: Proposal
     starts: Float[Array, "S d"]
+    energies: Float[Array, " S"]
     pareto_khat: Float[Array, ""]
     rates: Float[Array, "n n"]
     label_noise: Float[Array, ""]
@@ -103,6 +129,15 @@ class Refinement(NamedTuple):
     converged: Bool[Array, ""]
     depends: Bool[Array, ""]
     estimate: dict[str, Array]
+
+
+def _to_middle(site: Any) -> Any:
+    """Of a prior, without a draw: programs that draw are long to compile."""
+    value = init_to_mean(site)
+    if value is None:
+        return None
+    feasible = biject_to(site["fn"].support)(jnp.zeros_like(biject_to(site["fn"].support).inv(value)))
+    return jnp.where(jnp.isfinite(value), value, feasible)
 
 
 class FlatModel:
@@ -117,7 +152,7 @@ class FlatModel:
 
     Attributes:
         site: name of the jump process.
-        median: of the prior, as u.
+        middle: of the prior, as u: its mean, or 0 where that is not finite.
         unravel: u -> unconstrained values by site.
         inv_transforms: unconstrained to constrained, by site.
         replays: whether the model is run to constrain values.
@@ -126,7 +161,7 @@ class FlatModel:
 
     def __init__(self, model: Model, site: str | None, who: str, args: tuple, kwargs: dict[str, Any]):
         self.args, self.kwargs = args, kwargs
-        seeded = handlers.substitute(handlers.seed(model, random.key(0)), substitute_fn=init_to_median)
+        seeded = handlers.substitute(handlers.seed(model, random.key(0)), substitute_fn=_to_middle)
         trace = handlers.trace(seeded).get_trace(*args, **kwargs)
         self.site = find_site(trace, site, who)
         self.inv_transforms, has_deterministic, dynamic, _ = _transforms_from_trace(trace)
@@ -139,7 +174,7 @@ class FlatModel:
         if not latents:
             raise ValueError(f"{who}: the model has no latent site, and there is nothing to sample.")
         z = transform_fn(self.inv_transforms, latents, invert=True)
-        self.median, self.unravel = ravel_pytree(z)
+        self.middle, self.unravel = ravel_pytree(z)
         self._plain = _prepare_model_for_potential(model, trace, enum=False)
         self.prepared = _prepare_model_for_potential(ByCounts(model, self.site), trace, enum=False)
 
@@ -154,38 +189,68 @@ class FlatModel:
         return log_prior, hidden.law, hidden.value
 
 
-def refine(flat: FlatModel, labels: Labels, who: str) -> Refinement:
+def refine(make: Callable[[], FlatModel], labels: Labels, who: str, run: Run) -> Refinement:
     """Equations (1) to (3), once for all chains.
 
     Args:
-        flat: the model.
+        make: of the model, in each part anew: a program holds what it is made of.
         labels: see `hard_labels`.
         who: asks, for the words of errors.
+        run: of `runner`.
     """
-    _, law, value = flat.apart(flat.median)
-    known = _rates_of_data(law, value, labels, who)
-    columns = None if is_exact(law) else _COLUMNS
-    pulled = _pulled_back(flat, known)
-    usable = jnp.isfinite(flat.log_density(pulled))
-    mode, fit = _posterior(flat.log_density, jnp.where(usable, pulled, flat.median), columns)
-    proposal = tabled(fit)
-    draws = proposal.sample(random.key(1), (_DRAWS,))
-    log_densities = lax.map(flat.log_density, draws)
-    log_weights = log_densities - proposal.log_prob(draws)
-    (_, at_mode, _), (_, at_draw, _) = flat.apart(mode.position), flat.apart(draws[0])
+
+    def of_data() -> tuple[Fit, Climbed, Array]:
+        flat = make()
+        _, law, value = flat.apart(flat.middle)
+        known = _rates_of_data(law, value, labels, who)
+        return known.fit, _pulled_back(flat, known), jnp.asarray(law.rates)
+
+    def of_posterior(pulled: Climbed) -> Climbed:
+        flat = make()
+        _, law, _ = flat.apart(flat.middle)
+        return _posterior(flat, pulled, None if is_exact(law) else _through_filter())
+
+    def of_proposal(fit: SkewLaplace) -> tuple[Proposal, Array, Array, _Looked]:
+        flat, proposal = make(), tabled(fit)
+        draws = proposal.sample(random.key(1), (_DRAWS,))
+        (_, at_mode, _), (_, at_draw, _) = flat.apart(fit.mode), flat.apart(draws[0])
+        estimate = transform_fn(flat.inv_transforms, flat.unravel(fit.mode))
+        looked = _Looked(jnp.asarray(at_draw.rates), jnp.max(at_mode.num_clipped_lags), estimate)
+        return proposal, draws, proposal.log_prob(draws), looked
+
+    def of_draws(draws: Array, log_q: Array) -> tuple[Array, Array, Array]:
+        log_densities = lax.map(make().log_density, draws)
+        finite = jnp.isfinite(log_densities)
+        likeliest = jnp.argmax(jnp.where(finite, log_densities, -jnp.inf))
+        at = jnp.where(finite, jnp.arange(_DRAWS), likeliest)
+        return draws[at], -log_densities[at], pareto_khat(log_densities - log_q)
+
+    em_fit, pulled, rates = run(of_data, False)
+    begin = run(of_posterior, True, pulled)
+    proposal, draws, log_q, looked = run(of_proposal, False, begin.fit)
+    starts, energies, khat = run(of_draws, True, draws, log_q)
     return Refinement(
-        fit=fit,
+        fit=begin.fit,
         proposal=proposal,
-        starts=jnp.where(jnp.isfinite(log_densities)[:, None], draws, fit.mode),
-        pareto_khat=pareto_khat(log_weights),
-        rates=known.fit.parameters.rates,
-        label_noise=known.fit.parameters.label_noise,
-        num_clipped_lags=jnp.max(at_mode.num_clipped_lags),
-        fell_back=~usable,
-        converged=mode.converged,
-        depends=jnp.any(jnp.asarray(at_draw.rates) != jnp.asarray(law.rates)),
-        estimate=transform_fn(flat.inv_transforms, flat.unravel(fit.mode)),
+        starts=starts,
+        energies=energies,
+        pareto_khat=khat,
+        rates=em_fit.parameters.rates,
+        label_noise=em_fit.parameters.label_noise,
+        num_clipped_lags=looked.num_clipped_lags,
+        fell_back=begin.fell_back,
+        converged=begin.converged,
+        depends=jnp.any(looked.rates != rates),
+        estimate=looked.estimate,
     )
+
+
+class _Looked(NamedTuple):
+    """The model at the mode, and its rates at a draw."""
+
+    rates: Array
+    num_clipped_lags: Int[Array, ""]
+    estimate: dict[str, Array]
 
 
 def check_refined(known: Refinement, site: str | None, who: str) -> None:
@@ -212,7 +277,7 @@ def fell_back(site: str | None, who: str) -> str:
     """What is said where the start is no refined one."""
     return (
         f"{who}: the density was not finite where the refined rates of {site!r} lead, and the start is that of the "
-        "prior median: look for priors that exclude what the data say."
+        "prior mean: look for priors that exclude what the data say."
     )
 
 
@@ -265,7 +330,7 @@ def _pooled(stats: PathStatistics) -> PathStatistics:
     )
 
 
-def _pulled_back(flat: FlatModel, known: _Known) -> Flat:
+def _pulled_back(flat: FlatModel, known: _Known) -> Climbed:
     """Equation (2)."""
 
     def log_density(u: Flat) -> Float[Array, ""]:
@@ -284,7 +349,12 @@ def _pulled_back(flat: FlatModel, known: _Known) -> Flat:
         away = logit(jnp.clip(noise, 1e-6, 0.999)) - found
         return total - _mean_square(away * jnp.sqrt(known.fit.expected.wrong_labels + 0.5), 1)
 
-    return _climbed(log_density, flat.median, _PULL_STEPS)
+    if flat.middle.size > _MOST_OF_NEWTON:
+        position = _lbfgs(log_density, flat.middle)
+        nothing, one = jnp.full_like(position, jnp.inf), jnp.eye(position.size, dtype=position.dtype)
+        zero = jnp.zeros((), jnp.int32)
+        return Climbed(SkewLaplace(position, one, nothing, nothing), one, zero, zero > 0, zero > 0)
+    return climb(log_density, flat.middle, max_steps=_PULL_STEPS, skew=False)
 
 
 def _mean_square(away: Array, size: int) -> Float[Array, ""]:
@@ -299,23 +369,17 @@ def _log_density_of_measurements(law: MarkovJumpProcess, value: Any, labels: Arr
     return jnp.sum(each if law.seen is None else jnp.where(jnp.asarray(law.seen), each, 0))
 
 
-def _climbed(log_density: Callable[[Flat], Array], start: Flat, steps: int) -> Flat:
-    if start.size > _MOST_OF_NEWTON:
-        return _lbfgs(log_density, start)
-    return newton(log_density, start, max_steps=steps).position
-
-
-def _posterior(log_density: Callable[[Flat], Array], start: Flat, columns: int | None) -> tuple[Mode, SkewLaplace]:
+def _posterior(flat: FlatModel, pulled: Climbed, batch_size: int | None) -> Climbed:
     """Equation (3); a normal of unit variance where there is no curvature to be had."""
+    start = pulled.fit.mode
     if start.size > _MOST_OF_NEWTON:
-        mode, columns = _with_diagonal(log_density, _lbfgs(log_density, start)), columns or _MOST_OF_NEWTON
+        found = _by_lbfgs(flat.log_density, start, flat.middle, batch_size)
     else:
-        mode = newton(log_density, start, max_steps=_MODE_STEPS, batch_size=columns)
-    fit = laplace(log_density, mode, batch_size=columns)
-    usable = jnp.isfinite(mode.position).all() & jnp.isfinite(fit.cov).all()
-    nothing = jnp.full_like(start, jnp.inf)
-    plain = SkewLaplace(start, jnp.eye(start.size, dtype=start.dtype), nothing, nothing)
-    return mode, jax.tree.map(lambda a, b: jnp.where(usable, a, b), fit, plain)
+        climbing = partial(climb, flat.log_density, second_start=flat.middle, half=pulled.half)
+        found = climbing(start, max_steps=_MODE_STEPS, batch_size=batch_size)
+    nothing, one = jnp.full_like(start, jnp.inf), jnp.eye(start.size, dtype=start.dtype)
+    plain = SkewLaplace(jnp.where(found.fell_back, flat.middle, start), one, nothing, nothing)
+    return found._replace(fit=jax.tree.map(lambda a, b: jnp.where(found.usable, a, b), found.fit, plain))
 
 
 def _lbfgs(log_density: Callable[[Flat], Array], start: Flat) -> Flat:
@@ -335,8 +399,10 @@ def _lbfgs(log_density: Callable[[Flat], Array], start: Flat) -> Flat:
     return lax.scan(step, (start, solver.init(start)), length=_LBFGS_STEPS)[0][0]
 
 
-def _with_diagonal(log_density: Callable[[Flat], Array], position: Flat) -> Mode:
-    """The mode with the diagonal of the curvature alone."""
+def _by_lbfgs(log_density: Callable[[Flat], Array], start: Flat, middle: Flat, batch_size: int | None) -> Climbed:
+    """The mode, with the diagonal of the curvature alone."""
+    fell_back = ~jnp.isfinite(log_density(start))
+    position = _lbfgs(log_density, jnp.where(fell_back, middle, start))
     value, gradient = jax.value_and_grad(log_density)(position)
 
     def curvature(i: Array) -> Array:
@@ -344,5 +410,7 @@ def _with_diagonal(log_density: Callable[[Flat], Array], position: Flat) -> Mode
         return -jax.jvp(jax.grad(log_density), (position,), (direction,))[1][i]
 
     precision = jnp.diag(lax.map(curvature, jnp.arange(position.size), batch_size=_MOST_OF_NEWTON))
-    zero = jnp.zeros((), jnp.int32)
-    return Mode(position, value, gradient, precision, zero + _LBFGS_STEPS, jnp.isfinite(value))
+    zero, converged = jnp.zeros((), jnp.int32), jnp.isfinite(value)
+    mode = Mode(position, value, gradient, precision, zero + _LBFGS_STEPS, converged)
+    fit = laplace(log_density, mode, batch_size=batch_size or _MOST_OF_NEWTON)
+    return Climbed(fit, jnp.diag(jnp.sqrt(jnp.diagonal(fit.cov))), mode.num_steps, converged, fell_back)

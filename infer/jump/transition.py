@@ -54,11 +54,11 @@ class Nuts(NamedTuple):
     target_accept_prob: float
     max_tree_depth: int
 
-    def start(self, key: Key[Array, ""], place: Place, gradient: Flat, covariance: Float[Array, "d d"]) -> Any:
+    def start(self, key: Key[Array, ""], place: Place, covariance: Float[Array, "d d"]) -> Any:
         """The first adapt_state: a step of d^(-1/4) in units of the covariance."""
         init, _ = hmc(lambda u: place.potential, algo="NUTS")
         state = init(
-            ParamInfo(place.u, place.potential, gradient),
+            ParamInfo(place.u, place.potential, jnp.zeros_like(place.u)),
             num_warmup=0,
             step_size=float(place.u.size) ** -0.25,
             inverse_mass_matrix=covariance,

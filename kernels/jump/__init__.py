@@ -11,6 +11,7 @@ A process jumps between n states at rates q_ij and is seen at some times, with l
     refine.py       EM by one gradient, and the prior of rates
     presence.py     which links are there
     laplace.py      mode and skewed posterior of any density (log_gamma.py: its marginals)
+    climb.py        the same by gradients alone, which is less to compile
     proposal.py     that posterior with tails, for an independence sampler
     refined.py      these steps in a row: data in, rates with uncertainty out
 

@@ -276,13 +276,26 @@ def laplace(
     ridges = cov / jnp.sqrt(variance)[:, None]
     derivatives = _nested if nested else _differences
     third, fourth = _each(partial(derivatives, log_density, mode.position), ridges, batch_size).T
-    skewed = jnp.abs(third) > 0
-    alpha = 1 / jnp.where(skewed, third, 1) ** 2
+    return skewed(mode.position, cov, third, fourth)
+
+
+def skewed(mode: Point, cov: Float[Array, "d d"], third: Point, fourth: Point) -> SkewLaplace:
+    """Equations (1) and (4).
+
+    Args:
+        mode: t^ `[d]`.
+        cov: S `[d, d]`.
+        third: derivatives along the ridges, each one sd of its t_i long: sd_i^3 d_i `[d]`.
+        fourth: likewise, sd_i^4 f_i.
+    """
+    variance = jnp.diagonal(cov)
+    is_skewed = jnp.abs(third) > 0
+    alpha = 1 / jnp.where(is_skewed, third, 1) ** 2
     width = jnp.sqrt(variance / (1 - jnp.clip((third**2 + fourth) / 2, *_HEAVIER)))
-    s = jnp.where(skewed, -jnp.sign(third) * width * jnp.sqrt(alpha), jnp.inf)
+    s = jnp.where(is_skewed, -jnp.sign(third) * width * jnp.sqrt(alpha), jnp.inf)
     correlations = cov / jnp.sqrt(variance) / jnp.sqrt(variance)[:, None]
     return SkewLaplace(
-        mode.position, correlations * width * width[:, None], s, jnp.where(skewed, alpha, jnp.inf)
+        mode, correlations * width * width[:, None], s, jnp.where(is_skewed, alpha, jnp.inf)
     )
 
 

@@ -306,7 +306,7 @@ def test_jump_kernel_says_what_was_refused_shortened_or_begun_elsewhere():
     for field, value, words in (
         ("num_nonfinite", 3, "6 proposals had no finite density"),
         ("num_clipped_lags", 1, "1 lags are so long"),
-        ("fell_back", True, "start is that of the prior median"),
+        ("fell_back", True, "start is that of the prior mean"),
     ):
         (sentence,) = kernel.warnings(Run(ZeroShotMJPState(**quiet | {field: jnp.full(2, value)})))
         assert words in sentence

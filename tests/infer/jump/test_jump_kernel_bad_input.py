@@ -151,7 +151,7 @@ def nowhere():
 
 def test_jump_bad_input_without_any_density_names_the_site():
     with (
-        pytest.warns(UserWarning, match="start is that of the prior median"),
+        pytest.warns(UserWarning, match="start is that of the prior mean"),
         pytest.raises(RuntimeError, match=r"density is not finite at the refined start.*'y'"),
     ):
         begun(ZeroShotMJP(nowhere))
@@ -166,18 +166,18 @@ def excluded(stats):
 
 
 @pytest.mark.nightly
-def test_jump_bad_input_a_start_without_density_falls_back_to_the_prior_median():
+def test_jump_bad_input_a_start_without_density_falls_back_to_the_prior_mean():
     times = np.linspace(0, 5, 26)
     labels = np.tile([[0, 1]], (400, 13))
     kernel = ZeroShotMJP(excluded)
     mcmc = MCMC(kernel, num_warmup=10, num_samples=10, progress_bar=False)
-    with pytest.warns(UserWarning, match=r"'y' lead, and the start is that of the prior median"):
+    with pytest.warns(UserWarning, match=r"'y' lead, and the start is that of the prior mean"):
         mcmc.run(random.key(0), path_statistics(times, labels))
     assert np.isfinite(mcmc.get_samples()["rates"]).all()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         diagnose(mcmc)
-    assert any("prior median" in str(warning.message) for warning in said)
+    assert any("prior mean" in str(warning.message) for warning in said)
 
 
 def test_jump_bad_input_a_guide_is_first_called_outside_of_jit():
