@@ -39,7 +39,7 @@ type Tell = Callable[[str, Array, Array], None]
 
 _NORMAL_ABOVE = 1e4
 _SMALLEST_EIGENVALUE = 0.05
-_HALVINGS = 30
+_HALVINGS, _ROUNDING = 30, 8.0
 # Half to twice the variance: beyond, its next term says only that there are more.
 _HEAVIER = (-1.0, 0.5)
 # of a difference, in sd: float32 knows second derivatives to 1e-5
@@ -97,24 +97,29 @@ def newton(
     zero, one = jnp.zeros((), jnp.int32), jnp.eye(start.shape[0], dtype=start.dtype)
     nowhere = Mode(start, -jnp.inf * one[0, 0], 0 * start, one, zero - 1, zero > 0)
 
-    def go_on(mode: Mode) -> Bool[Array, ""]:
-        return ~mode.converged & (mode.num_steps < max_steps)
+    def go_on(carry: tuple[Mode, Bool[Array, ""]]) -> Bool[Array, ""]:
+        mode, stuck = carry
+        return ~mode.converged & ~stuck & (mode.num_steps < max_steps)
 
-    def step(mode: Mode) -> Mode:
+    def step(carry: tuple[Mode, Bool[Array, ""]]) -> tuple[Mode, Bool[Array, ""]]:
+        mode, _ = carry
         direction = _direction(mode)
         promised = mode.gradient @ direction / 2
         if tell is not None:
             jax.debug.callback(partial(tell, "Newton"), mode.num_steps, promised)
         # the last step is below what rounding does to the density: it is made whole, and may lose that much
+        rounding = _ROUNDING * jnp.finfo(start.dtype).eps * jnp.abs(mode.log_density)
+        last = promised < jnp.where(jnp.isfinite(rounding), jnp.maximum(tolerance, rounding), tolerance)
         slack = jnp.where(promised < tolerance, tolerance, 0.0)
         length = _length(log_density, mode._replace(log_density=mode.log_density - slack), direction)
         moved = _at(log_density, mode.position + length * direction, batch_size)
         better = moved.log_density >= mode.log_density - slack
         kept = jax.tree.map(lambda new, old: jnp.where(better, new, old), moved, mode)
-        converged = ((promised < tolerance) | ~better) & (mode.num_steps >= 0)
-        return kept._replace(num_steps=mode.num_steps + 1, converged=converged)
+        begun = mode.num_steps >= 0
+        converged = ((promised < tolerance) | (~better & last)) & begun
+        return kept._replace(num_steps=mode.num_steps + 1, converged=converged), ~better & begun
 
-    return lax.while_loop(go_on, step, nowhere)
+    return lax.while_loop(go_on, step, (nowhere, zero > 0))[0]
 
 
 def _at(log_density: LogDensity, position: Point, batch_size: int | None) -> Mode:

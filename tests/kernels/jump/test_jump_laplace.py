@@ -328,3 +328,10 @@ def test_jump_proposal_reaches_where_the_skewed_density_does_not():
     far = proposal.mode + jnp.array([500.0, 300.0, 100.0])
     assert jnp.isfinite(proposal.log_prob(far))
     assert jnp.isfinite(proposal.log_prob(-far))
+
+
+def test_jump_newton_that_is_stuck_says_so():
+    """Uphill to where there is no density: no step is left to make, and none was the last."""
+    mode = newton(lambda t: jnp.where(t[0] < 1, 100 * t[0], jnp.nan), jnp.zeros(1), max_steps=50)
+    assert 0.9 < float(mode.position[0]) < 1
+    assert not mode.converged
