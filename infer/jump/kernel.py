@@ -370,6 +370,11 @@ class ZeroShotMJP(ModelKernel):
             )
         if np.any(state.fell_back):
             sentences.append(fell_back(self._found, _WHO))
+        if self._known is not None and not self._known.converged:
+            sentences.append(
+                "The mode was not reached at the start, so that proposals are those of another place: "
+                f"{acceptance:.1%} of them are accepted. Where that is little, warm up for some hundred draws."
+            )
         return sentences
 
 

@@ -17,7 +17,7 @@ from emberwalk.infer import diagnose, to_datatree
 from emberwalk.infer.jump.kernel import ZeroShotMJP, ZeroShotMJPState
 from emberwalk.infer.jump.khat import pareto_khat
 from emberwalk.infer.jump.sites import grouped
-from emberwalk.infer.jump.start import FlatModel
+from emberwalk.infer.jump.start import FlatModel, Refinement
 from emberwalk.kernels.jump import path_statistics, rates_from_vector, simulate_batch
 from emberwalk.models import MarkovJumpProcess, flashing_ratchet, load_flashing_ratchet
 from tests.infer.chains import chain_means
@@ -310,6 +310,10 @@ def test_jump_kernel_says_what_was_refused_shortened_or_begun_elsewhere():
     ):
         (sentence,) = kernel.warnings(Run(ZeroShotMJPState(**quiet | {field: jnp.full(2, value)})))
         assert words in sentence
+    kernel._known = Refinement(*[None] * len(Refinement._fields))._replace(converged=jnp.array(False))
+    (sentence,) = kernel.warnings(Run(ZeroShotMJPState(**quiet)))
+    assert "mode was not reached at the start" in sentence
+    assert "80.0% of them" in sentence
 
 
 def test_jump_kernel_counts_no_paths_that_have_weights_of_their_own():
