@@ -13,10 +13,11 @@ from .fractional.control import ControlGuide
 from .fractional.guide import AutoFractionalSDE
 from .fractional.plots import plot_elbo, plot_sde_path, plot_structure_function
 from .fractional.report import FractionalDiagnostics
+from .jump.derived import DerivedDraws
 from .jump.guide import AutoMJP
 from .jump.kernel import ZeroShotMJP, ZeroShotMJPState
 from .jump.plots import plot_rates
-from .jump.posterior import DerivedDraws, RatePosterior
+from .jump.posterior import RatePosterior
 from .jump.zero_shot import zero_shot
 from .resume import read_directory, resumable
 from .sgmcmc.control_variates import control_variates

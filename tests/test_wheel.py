@@ -55,7 +55,9 @@ def test_the_wheel_holds_every_module_the_data_and_the_marker_of_types(wheel):
     held = set(zipfile.ZipFile(wheel).namelist())
     front = {"emberwalk/__init__.py", "emberwalk/py.typed"}
     modules = [file for name, file in module_files().items() if name != "emberwalk"]
-    data = [*(ROOT / "models" / "data").glob("*.*"), ROOT / "kernels" / "fractional" / "tables.npz"]
+    kernels = ROOT / "kernels"
+    arrays = [kernels / "fractional" / "tables.npz", kernels / "jump" / "weights" / "jump-1.npz"]
+    data = [*(ROOT / "models" / "data").glob("*.*"), *arrays]
     assert front | {f"emberwalk/{file.relative_to(ROOT)}" for file in (*modules, *data)} <= held
     assert not [name for name in held if not name.startswith("emberwalk")]
 

@@ -1,8 +1,9 @@
 """`ZeroShotMJP` beside NUTS
 
-All 30 rates of the ratchet, V = 1, log-normal; one chain each, NUTS from its default start. Clean: counts of 300
+All 30 rates of the ratchet, V = 1, log-normal; 1000 draws a chain, NUTS from its default start. Clean: counts of 300
 paths; noisy: 100 paths, 5 % of the labels wrong, through the filter, the noise level a latent too. "All counted": a new
-`MCMC`, with compilation and warm-up. ESS is the smallest bulk ESS over the latents.
+`MCMC`, with compilation and warm-up; of one chain, and of the four, one after the other, that convergence is judged by.
+ESS is the smallest bulk ESS over the latents.
 """
 
 from collections.abc import Callable
@@ -61,21 +62,20 @@ def rows() -> list[Row]:
 
 
 def _beside(name: str, model: Callable, args: tuple, steady: float | None) -> list[Row]:
-    khat: list[float] = []
-    whole = alternate(
-        {kernel: partial(_whole_run, kernel, model, args, khat) for kernel in _KERNELS},
-        _REPEATS,
-        after=_min_ess,
-    )
+    found = []
+    for num_chains, chains in ((1, "one chain"), (4, "four chains")):
+        khat: list[float] = []
+        whole = alternate(
+            {kernel: partial(_whole_run, kernel, model, args, num_chains, khat) for kernel in _KERNELS},
+            _REPEATS,
+            after=_min_ess,
+        )
+        what = f"{name}, {chains}, all counted: ESS a second, ZeroShotMJP / NUTS"
+        found.append(_row(what, whole, 2.0, f"k-hat {max(khat):.2f}; "))
     later = alternate(
         {kernel: _Continued(kernel, model, args) for kernel in _KERNELS}, _REPEATS, after=_min_ess
     )
-    return [
-        _row(
-            f"{name}, all counted: ESS a second, ZeroShotMJP / NUTS", whole, 2.0, f"k-hat {max(khat):.2f}; "
-        ),
-        _row(f"{name}, steady: ESS a second, ZeroShotMJP / NUTS", later, steady, ""),
-    ]
+    return [*found, _row(f"{name}, steady: ESS a second, ZeroShotMJP / NUTS", later, steady, "")]
 
 
 def _row(name: str, times: dict, bar: float | None, said: str) -> Row:
@@ -88,17 +88,24 @@ def _row(name: str, times: dict, bar: float | None, said: str) -> Row:
     return Row(name, gain.median, "x", at_least=bar, spread=gain, note=note)
 
 
-def _mcmc(kernel: str, model: Callable) -> MCMC:
-    return MCMC(_KERNELS[kernel](model), num_warmup=_WARMUP[kernel], num_samples=_DRAWS, progress_bar=False)
+def _mcmc(kernel: str, model: Callable, num_chains: int = 1) -> MCMC:
+    return MCMC(
+        _KERNELS[kernel](model),
+        num_warmup=_WARMUP[kernel],
+        num_samples=_DRAWS,
+        num_chains=num_chains,
+        chain_method="sequential",
+        progress_bar=False,
+    )
 
 
-def _whole_run(kernel: str, model: Callable, args: tuple, khat: list[float]) -> dict[str, Any]:
-    mcmc = _mcmc(kernel, model)
+def _whole_run(kernel: str, model: Callable, args: tuple, num_chains: int, khat: list[float]) -> dict[str, Any]:
+    mcmc = _mcmc(kernel, model, num_chains)
     fields = ("pareto_khat",) if kernel == "ZeroShotMJP" else ()
     mcmc.run(random.key(len(khat)), *args, extra_fields=fields)
     if fields:
         khat.append(float(mcmc.get_extra_fields()["pareto_khat"].max()))
-    return mcmc.get_samples()
+    return mcmc.get_samples(group_by_chain=True)
 
 
 class _Continued:
@@ -121,10 +128,10 @@ class _Continued:
 
     def __call__(self) -> dict[str, Any]:
         self.state, draws = self.run(self.state)
-        return draws
+        return jax.tree.map(lambda x: x[None], draws)
 
 
 def _min_ess(draws: dict[str, Any]) -> float:
-    """Over all latents; bulk, so that it is that of constrained values too."""
-    values = (np.asarray(value, float).reshape(1, len(value), -1) for value in draws.values())
+    """Over all latents, `[chain, draw, ...]`; bulk, so that it is that of constrained values too."""
+    values = (np.asarray(value, float).reshape(*value.shape[:2], -1) for value in draws.values())
     return min(float(np.min(array_stats.ess(v, method="bulk", chain_axis=0, draw_axis=1))) for v in values)

@@ -133,7 +133,7 @@ def _map(stats: PathStatistics):
 
 @jax.jit
 @jax.vmap
-def _rate_prior(stats: PathStatistics):
+def rate_prior(stats: PathStatistics):
     slab = RatePrior().slab(change_rate(stats), NUM_STATES)
     log_likelihood = counts_likelihood(stats)
     fit = em(
@@ -145,7 +145,7 @@ def _rate_prior(stats: PathStatistics):
     return links.probability * there
 
 
-_METHODS = {"MLE": _mle, "MAP": _map, "RatePrior": _rate_prior}
+_METHODS = {"MLE": _mle, "MAP": _map, "RatePrior": rate_prior}
 
 
 def _bound(truth: np.ndarray, num_paths: int, length: float) -> float:

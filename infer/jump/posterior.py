@@ -1,12 +1,14 @@
 """`RatePosterior`: what `zero_shot` knows of the rates, as a density that is drawn from and integrated.
 
     graph      reciprocal with probability kappa: pairs of links together; else each by itself               (1)
-    rate       q_ij = exp(t_ij) where the link is there, t from the skewed Laplace density; else 0           (2)
-    mean       w m_1,   variance   w m_2 - (w m_1)^2,   m_k = E exp(k t)                                     (3)
-    quantile   0 for p <= 1 - w, else exp of the quantile of t at (p - (1 - w)) / w                          (4)
+    rate       q_ij from the density of rates where the link is there; else 0                                (2)
+    mean       w m_1,   variance   w m_2 - (w m_1)^2,   m_k = E q^k where the link is there                  (3)
+    quantile   0 for p <= 1 - w, else the quantile of the density at (p - (1 - w)) / w                       (4)
 
-with w the presence of a link. What follows from rates (stationary law, passage times, ...) is computed for each draw,
-so that its intervals know how rates depend on each other and which links may not be there.
+with w the presence of a link. The density is the skewed Laplace density of log q, of all links together; or, from the
+network, a normal of sqrt(q) for each link by itself, and then kappa = 0. What follows from rates (stationary law,
+passage times, ...) is computed for each draw, so that its intervals know how rates depend on each other and which links
+may not be there.
 
 What a reader would get wrong: an absent link has the rate 0, so that some draws may have states that are not reached;
 such draws are infinite, are counted, and are never left out.
@@ -15,7 +17,7 @@ such draws are infinite, are counted, and are never left out.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,76 +36,14 @@ from ...kernels.jump import (
     relaxation_times,
     stationary,
 )
+from ...kernels.jump.sqrt_normal import SqrtNormal
+from .derived import DerivedDraws, RelaxationDraws
 from .report import table
 
 if TYPE_CHECKING:
     import xarray as xr
 
 _CHAINS = 4  # into which draws are cut for ArviZ, whose diagnostics want more than one
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class DerivedDraws:
-    """Draws of a quantity that follows from the rates.
-
-    Attributes:
-        values: `[num_draws, ...]`, in the order of the draws: at the same place of each quantity the same rates.
-
-    Examples:
-        >>> from emberwalk.infer import DerivedDraws
-        >>> draws = DerivedDraws(np.array([1.0, 2.0, 3.0, np.inf]))
-        >>> draws.num_infinite, draws.interval(0.5).tolist()
-        (1, [1.0, 3.0])
-    """
-
-    values: Float[np.ndarray, "draws *shape"]
-
-    @property
-    def num_infinite(self) -> int:
-        """Draws in which some value is infinite: a link is there in one direction alone, or a state is not reached."""
-        return int(np.isinf(self.values).reshape(len(self.values), -1).any(1).sum())
-
-    @property
-    def mean(self) -> Float[np.ndarray, "*shape"]:
-        """Over the draws; infinite where one of them is."""
-        return self.values.mean(0)
-
-    @property
-    def sd(self) -> Float[np.ndarray, "*shape"]:
-        """Over the draws; infinite where one of them is."""
-        infinite = np.isinf(self.values).any(0)
-        return np.where(infinite, np.inf, np.where(infinite, 0, self.values).std(0))
-
-    def interval(self, prob: float = 0.9) -> Float[np.ndarray, "2 *shape"]:
-        """The central interval that holds a share of the draws, `[2, ...]`: its lower and its upper end.
-
-        Args:
-            prob: the share, between 0 and 1.
-
-        Raises:
-            ValueError: another share.
-        """
-        if not 0 < prob < 1:
-            raise ValueError(f"prob must be between 0 and 1, got {prob!r}.")
-        # single draws, not points between them: between two infinite ones there is none
-        return np.quantile(self.values, [(1 - prob) / 2, (1 + prob) / 2], axis=0, method="inverted_cdf")
-
-    def __repr__(self) -> str:
-        low, high = self.interval(0.9)
-        infinite = f", {self.num_infinite} of them infinite" if self.num_infinite else ""
-        with np.printoptions(precision=4, suppress=True):
-            return f"mean\n{self.mean}\n90 % interval from\n{low}\nto\n{high}\n{len(self.values)} draws{infinite}"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class RelaxationDraws(DerivedDraws):
-    """Draws of relaxation times, the longest first.
-
-    Attributes:
-        oscillating: `[n - 1]`, the share of draws in which a time is one of a complex pair, which turns as it decays.
-    """
-
-    oscillating: Float[np.ndarray, " m"]
 
 
 class NoiseLevel(NamedTuple):
@@ -116,6 +56,20 @@ class NoiseLevel(NamedTuple):
 
     mean: Float[Array, ""]
     sd: Float[Array, ""]
+
+
+class RootPosterior(NamedTuple):
+    """What the network says: of the root of each rate, of whether labels may be wrong, and how often.
+
+    Attributes:
+        rates: of links that are there `[n, n]`.
+        label_noise: of the probability of a wrong label, if labels may be wrong at all.
+        label_noise_presence: the probability that they may.
+    """
+
+    rates: SqrtNormal
+    label_noise: SqrtNormal
+    label_noise_presence: Float[Array, ""]
 
 
 class RateDraws(NamedTuple):
@@ -143,18 +97,19 @@ class RatePosterior:
         sd: posterior standard deviation `[n, n]`.
         presence: probability that a link is there `[n, n]`.
         mode: rates `[n, n]` where the density of their logarithms is largest if all links are there (with wrong labels:
-            where EM ended). Take it where slow links stand beside links a hundred times as fast, which `RatePrior`
-            thinks unlikely and `presence` takes for none.
+            where EM ended; from the network: the squares of the means of their roots). Take it where slow links stand
+            beside links a hundred times as fast, which `RatePrior` thinks unlikely and `presence` takes for none.
         initial: probability of each state at the first point of a path `[n]`.
         no_data: `[n]`, True for a state that no pair of points begins in: its row has only the prior.
         label_noise: mean and sd of the probability that a label is wrong.
-        converged: whether the mode was found to within rounding.
-        log_evidence: of the data under the prior, within a nat or two.
-        reciprocal: probability that links are there in both directions or in none.
+        converged: whether the mode was found to within rounding; True from the network, which looks for none.
+        log_evidence: of the data under the prior, within a nat or two; None from the network.
+        reciprocal: probability that links are there in both directions or in none; None from the network.
         num_clipped_lags: lags so long that they were shortened; see `kernels.jump.num_clipped_lags`.
         log_rates: posterior of the logarithms of the rates of links that are there, in the order of
-            `kernels.jump.rates_to_vector`; then, where it was inferred, of logit label noise.
+            `kernels.jump.rates_to_vector`; then, where it was inferred, of logit label noise. None from the network.
         links: what `presence` comes from: single links and pairs.
+        by_roots: what the network says, in place of `log_rates`; else None.
 
     Examples:
         >>> from emberwalk.infer import zero_shot
@@ -180,11 +135,17 @@ class RatePosterior:
     no_data: Bool[Array, " n"]
     label_noise: NoiseLevel
     converged: Bool[Array, ""]
-    log_evidence: Float[Array, ""]
-    reciprocal: Float[Array, ""]
+    log_evidence: Float[Array, ""] | None
+    reciprocal: Float[Array, ""] | None
     num_clipped_lags: Int[Array, ""]
-    log_rates: SkewLaplace
+    log_rates: SkewLaplace | None
     links: Presence
+    by_roots: RootPosterior | None = None
+
+    @property
+    def method(self) -> Literal["refined", "network"]:
+        """What found it."""
+        return "refined" if self.by_roots is None else "network"
 
     @property
     def num_states(self) -> int:
@@ -342,6 +303,7 @@ class RatePosterior:
         numbers = {
             name: ((), np.asarray(getattr(self, name)))
             for name in ("converged", "log_evidence", "reciprocal", "num_clipped_lags")
+            if getattr(self, name) is not None
         }
         return xr.Dataset(of_states | numbers, coords={"state": states})
 
@@ -386,17 +348,22 @@ def _quantiles(
     posterior: RatePosterior, p: float | Float[Array, ""]
 ) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
     """Equation (4), and the same were each link there."""
-    n, log_rates = posterior.num_states, posterior.log_rates
-    num_links, dtype = n * (n - 1), log_rates.mode.dtype
-    w = rates_to_vector(posterior.presence)
+    w = posterior.presence
     is_there = p > 1 - w
     beyond = jnp.where(is_there, (p - 1 + w) / jnp.where(is_there, w, 1), 0.5)
-    of_all = jnp.full(log_rates.mode.shape, p, dtype)
-    q, q_if_present = jnp.exp(log_rates.quantile(jnp.stack([of_all.at[:num_links].set(beyond), of_all])))
-    return (
-        rates_from_vector(jnp.where(is_there, q[:num_links], 0), n),
-        rates_from_vector(q_if_present[:num_links], n),
-    )
+    q, q_if_present = _quantiles_if_present(posterior, jnp.stack([beyond, jnp.full_like(beyond, p)]))
+    return jnp.where(is_there, q, 0), q_if_present
+
+
+def _quantiles_if_present(posterior: RatePosterior, p: Float[Array, "m n n"]) -> Float[Array, "m n n"]:
+    n, log_rates = posterior.num_states, posterior.log_rates
+    if log_rates is None:
+        assert posterior.by_roots is not None
+        return posterior.by_roots.rates.quantile(p)
+    num_links = n * (n - 1)
+    rest = log_rates.mode.shape[0] - num_links
+    levels = jnp.pad(rates_to_vector(p), ((0, 0), (0, rest)), constant_values=0.5)
+    return rates_from_vector(jnp.exp(log_rates.quantile(levels)[:, :num_links]), n)
 
 
 @partial(jax.jit, static_argnames="shape")
@@ -404,15 +371,27 @@ def _draw(posterior: RatePosterior, key: Key[Array, ""], shape: tuple[int, ...])
     """Equations (1) and (2)."""
     n = posterior.num_states
     key_rates, key_graph, key_pair, key_link = random.split(key, 4)
-    t = posterior.log_rates.sample(key_rates, shape)
-    rates = rates_from_vector(jnp.exp(t[..., : n * (n - 1)]), n)
+    rates, noise = _draw_if_present(posterior, key_rates, shape)
     links, dtype = posterior.links, rates.dtype
     is_reciprocal = random.uniform(key_graph, (*shape, 1, 1), dtype) < links.reciprocal
     above = jnp.triu(random.uniform(key_pair, (*shape, n, n), dtype), 1)
     both = above + jnp.swapaxes(above, -1, -2) < links.paired
     alone = random.uniform(key_link, (*shape, n, n), dtype) < links.independent
     there = jnp.where(is_reciprocal, both, alone) & ~jnp.eye(n, dtype=bool)
-    noise = posterior.label_noise.mean
-    if t.shape[-1] > n * (n - 1):
-        noise = jax.nn.sigmoid(t[..., -1])
     return RateDraws(jnp.where(there, rates, 0), there, jnp.broadcast_to(noise, shape))
+
+
+def _draw_if_present(
+    posterior: RatePosterior, key: Key[Array, ""], shape: tuple[int, ...]
+) -> tuple[Float[Array, "*shape n n"], Float[Array, "*#shape"]]:
+    """Equation (2) were all links there, and label noise."""
+    n, log_rates = posterior.num_states, posterior.log_rates
+    if log_rates is None:
+        assert posterior.by_roots is not None
+        by_link, noise, noise_presence = posterior.by_roots
+        key_rates, key_noise, key_noisy = random.split(key, 3)
+        is_noisy = random.bernoulli(key_noisy, noise_presence, shape)
+        return by_link.sample(key_rates, shape), jnp.where(is_noisy, noise.sample(key_noise, shape), 0)
+    t = log_rates.sample(key, shape)
+    rates = rates_from_vector(jnp.exp(t[..., : n * (n - 1)]), n)
+    return rates, jax.nn.sigmoid(t[..., -1]) if t.shape[-1] > n * (n - 1) else posterior.label_noise.mean

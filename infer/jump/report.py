@@ -61,10 +61,10 @@ def _headline(posterior: "RatePosterior") -> str:
     if float(noise.mean) > 0:
         wrong = f"label noise {float(noise.mean):.2g} (sd {float(noise.sd):.1g})"
     ended = "" if bool(posterior.converged) else ", not converged"
-    return (
-        f"RatePosterior of {posterior.num_states} states, {wrong}, reciprocal with probability "
-        f"{float(posterior.reciprocal):.2f}{ended}"
-    )
+    how = "by the network"
+    if posterior.reciprocal is not None:
+        how = f"reciprocal with probability {float(posterior.reciprocal):.2f}"
+    return f"RatePosterior of {posterior.num_states} states, {wrong}, {how}{ended}"
 
 
 def sentences(posterior: "RatePosterior") -> list[str]:
@@ -96,7 +96,12 @@ def sentences(posterior: "RatePosterior") -> list[str]:
 
 
 def noise_correlation(posterior: "RatePosterior") -> float:
-    """Posterior correlation of logit label noise with the logarithm of the largest exit rate; 0 for a noise given."""
+    """Posterior correlation of logit label noise with the logarithm of the largest exit rate; 0 for a noise given.
+
+    And for the network, which says nothing of it.
+    """
+    if posterior.log_rates is None:
+        return 0.0
     n, cov = posterior.num_states, posterior.log_rates.cov
     if cov.shape[-1] == n * (n - 1):
         return 0.0

@@ -15,6 +15,9 @@ A process jumps between n states at rates q_ij and is seen at some times, with l
     proposal.py     that posterior with tails, for an independence sampler
     refined.py      these steps in a row: data in, rates with uncertainty out
 
+    network.py      a network that answers in one pass, imported by nothing above: network_statistics.py and
+                    network_features.py go in, sqrt_normal.py comes out; train.py trains it on training_prior.py
+
 Two designs carry it. **One table of P per distinct lag**: with right labels the likelihood is a sum over that table,
 whatever the number of paths. **One gradient**: with all entries of Q free, dlog p/dQ is all that EM needs, on counts
 and through the filter alike, so that there is no second algorithm to be wrong in.

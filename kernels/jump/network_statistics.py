@@ -12,6 +12,7 @@ and shapes do not depend on the data. What a reader would get wrong: k places ap
 lags without counts, which fill the table up to 16, are 0.
 """
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -189,6 +190,7 @@ def tally(cells: Any, weights: Any, size: int) -> Any:
     return jax.ops.segment_sum(weights.ravel(), cells.ravel(), size)
 
 
+@partial(jax.jit, static_argnames="n")
 def _traced_statistics(times: Any, states: Any, mask: Any, n: int) -> NetworkStatistics:
     """In shapes that do not depend on the values. Nothing is checked."""
     times, states = jnp.asarray(times, float), jnp.asarray(states)

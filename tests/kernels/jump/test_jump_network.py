@@ -11,7 +11,7 @@ import numpy.testing as npt
 import pytest
 from jax import random
 
-from emberwalk.kernels.jump import network, simulate_batch
+from emberwalk.kernels.jump import network, network_features, simulate_batch
 from emberwalk.kernels.jump.network import (
     NUM_FEATURES,
     MJPNet,
@@ -167,7 +167,7 @@ OF_EM = [11, 12, 13]
 
 def features_of(times, labels, n):
     statistics = network_statistics(times, labels, num_states=n)
-    return jax.jit(lambda s: network.edge_features(s, base_estimate(s)))(statistics)
+    return jax.jit(lambda s: network_features.edge_features(s, base_estimate(s)))(statistics)
 
 
 def test_jump_network_features_are_those_of_a_loop():
@@ -253,21 +253,21 @@ def with_missing_state_in_mean(statistics, base):
 
 
 def test_jump_network_planted_absolute_epsilon_is_caught(monkeypatch, net, statistics):
-    monkeypatch.setattr(network, "edge_features", with_absolute_epsilon)
+    monkeypatch.setattr(network_features, "edge_features", with_absolute_epsilon)
     here = fresh(net, statistics)
     assert worst(fresh(net, relabelled_data()), relabelled(here)) < 1e-5
     assert worst(fresh(net, data_in_other_unit()), in_other_unit(here)) > 1e-3
 
 
 def test_jump_network_planted_index_of_state_is_caught(monkeypatch, net, statistics):
-    monkeypatch.setattr(network, "edge_features", with_index_of_state)
+    monkeypatch.setattr(network_features, "edge_features", with_index_of_state)
     here = fresh(net, statistics)
     assert worst(fresh(net, data_in_other_unit()), in_other_unit(here)) < 1e-5
     assert worst(fresh(net, relabelled_data()), relabelled(here)) > 1e-3
 
 
 def test_jump_network_planted_missing_state_in_a_mean_is_caught(monkeypatch):
-    monkeypatch.setattr(network, "edge_features", with_missing_state_in_mean)
+    monkeypatch.setattr(network_features, "edge_features", with_missing_state_in_mean)
     exact = log_features(IRREGULAR, LABELS, UNSEEN)[0]
     found = np.asarray(features_of(IRREGULAR, LABELS, UNSEEN))
     assert np.abs(np.delete(found - exact, OF_EM, -1)).max() > 0.05
@@ -336,7 +336,7 @@ def test_jump_network_bad_input_files(tmp_path, net):
         load_weights(file)
 
 
-PART_B = ("network", "train")
+PART_B = ("network", "network_features", "train")
 
 
 def test_jump_network_is_imported_by_nothing_else():

@@ -1,0 +1,126 @@
+"""How often the network is right
+
+Fresh processes of its training prior, 2000 for each number of states and of paths; 10 states were never trained on.
+Each row is the largest distance over the numbers of paths: of the share of links that are there inside their 50 % and
+90 % intervals, likewise of noise levels that are not 0, and of presence, in four bins with a thousand links or more,
+from the share of links that are there. By rho: six states, 60 paths.
+"""
+
+import jax
+import numpy as np
+from measure import TRIAL, Row
+
+from emberwalk.kernels.jump.network import NetPrediction, load_weights, predict
+from emberwalk.kernels.jump.sqrt_normal import SqrtNormal
+from emberwalk.kernels.jump.training_prior import Process, TrainingPrior, process_statistics, stacked
+
+_NUM_PATHS = (1, 60) if TRIAL else (1, 4, 16, 60, 200, 1000, 10_000)
+_NUM_STATES = (2, 10) if TRIAL else (2, 3, 4, 5, 6, 8, 10)
+_NUM_DRAWS = 50 if TRIAL else 2000
+_PROBS = np.array([0.5, 0.9])
+_BINS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01))
+_FEWEST_LINKS = 1000
+_NOISE_BINS = ((0.0, 0.02), (0.02, 0.05), (0.05, 0.1), (0.1, 0.2))
+
+
+class _Drawn:
+    """Processes, and what the network says of their paths."""
+
+    def __init__(self, num_states: int, num_paths: int):
+        rng, prior = np.random.default_rng([11, num_states, num_paths]), TrainingPrior()
+        processes: list[Process] = [prior.process(rng, num_states) for _ in range(_NUM_DRAWS)]
+        statistics = stacked(process_statistics(rng, process, num_paths) for process in processes)
+        self.found: NetPrediction = _predicted(statistics)
+        self.rates = np.array([process.rates for process in processes])
+        self.noise = np.array([process.label_noise for process in processes])
+        self.links = np.broadcast_to(~np.eye(num_states, dtype=bool), self.rates.shape)
+
+    def of_links(self, chosen: np.ndarray | None = None) -> np.ndarray:
+        mean, sd = np.asarray(self.found.sqrt_mean), np.asarray(self.found.sqrt_sd)
+        rows = slice(None) if chosen is None else chosen
+        return _held(mean[rows], sd[rows], self.rates[rows])
+
+    def of_noise(self) -> np.ndarray:
+        return _held(np.asarray(self.found.label_noise_mean), np.asarray(self.found.label_noise_sd), self.noise)
+
+    def of_presence(self) -> np.ndarray:
+        w, there = np.asarray(self.found.presence)[self.links], (self.rates > 0)[self.links]
+        found = []
+        for low, high in _BINS:
+            chosen = (w >= low) & (w < high)
+            enough = chosen.sum() >= min(_FEWEST_LINKS, len(w) // 10)
+            found.append(there[chosen].mean() - w[chosen].mean() if enough else np.nan)
+        return np.array(found)
+
+    def errors(self) -> tuple[float, float]:
+        return tuple(
+            float(np.sqrt(np.mean((np.asarray(q) - self.rates)[self.links] ** 2)))
+            for q in (self.found.rates, self.found.base)
+        )  # type: ignore[return-value]
+
+
+def _predicted(statistics) -> NetPrediction:
+    net = load_weights()
+    return jax.jit(jax.vmap(lambda s: predict(net, s)))(statistics)
+
+
+def _held(mean: np.ndarray, sd: np.ndarray, values: np.ndarray) -> np.ndarray:
+    density, found = SqrtNormal(mean, sd), []
+    for prob in _PROBS:
+        low, high = (np.asarray(density.quantile((1 + side * prob) / 2)) for side in (-1, 1))
+        found.append(((low <= values) & (values <= high))[values > 0].mean())
+    return np.array(found)
+
+
+def rows() -> list[Row]:
+    """By number of states, then by noise level."""
+    return [row for n in _NUM_STATES for row in _of_states(n)] + _of_noise_levels()
+
+
+def _of_states(num_states: int) -> list[Row]:
+    drawn = {num_paths: _Drawn(num_states, num_paths) for num_paths in _NUM_PATHS}
+    trained = num_states <= 8
+    links = {k: d.of_links() for k, d in drawn.items()}
+    noise = {k: d.of_noise() for k, d in drawn.items()}
+    presence = {k: d.of_presence() for k, d in drawn.items()}
+    found = [
+        _row(f"{num_states} states: links", links, 0.06),
+        _row(f"{num_states} states: noise level", noise, 0.05 if trained else None),
+        Row(
+            f"{num_states} states: presence",
+            max((float(np.nanmax(np.abs(x))) for x in presence.values() if np.isfinite(x).any()), default=0.0),
+            "",
+            at_most=0.05 if trained else None,
+            note="; ".join(f"{k}: {_signed(x)}" for k, x in presence.items()),
+        ),
+    ]
+    if not trained:
+        errors = {k: d.errors() for k, d in drawn.items()}
+        found.append(
+            Row(
+                f"{num_states} states: error / that of the base estimate, largest",
+                max(net / base for net, base in errors.values()),
+                "",
+                at_most=1.0,
+                note="; ".join(f"{k}: {net:.2f} and {base:.2f}" for k, (net, base) in errors.items()),
+            )
+        )
+    return found
+
+
+def _of_noise_levels() -> list[Row]:
+    drawn = _Drawn(6, 60)
+    found = {"right": drawn.of_links(drawn.noise == 0)}
+    for low, high in _NOISE_BINS:
+        found[f"{low:g} to {high:g}"] = drawn.of_links((drawn.noise > low) & (drawn.noise <= high))
+    return [_row("6 states, 60 paths, by noise level: links", found, None)]
+
+
+def _row(name: str, shares: dict, bar: float | None) -> Row:
+    away = max(float(np.abs(x - _PROBS).max()) for x in shares.values())
+    note = "; ".join(f"{k}: {x[0]:.2f}, {x[1]:.2f}" for k, x in shares.items())
+    return Row(name, away, "", at_most=bar, note=note)
+
+
+def _signed(x: np.ndarray) -> str:
+    return " ".join("few" if np.isnan(value) else f"{value:+.3f}" for value in x)
