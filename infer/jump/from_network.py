@@ -61,18 +61,17 @@ def trained() -> MJPNet:
         return load_weights()
 
 
-def beyond_training(posterior: RatePosterior) -> list[str]:
+def beyond_training(num_states: int) -> list[str]:
     """What `zero_shot` warns of beside what it always does.
 
     Args:
-        posterior: of the network, not traced.
+        num_states: n.
     """
-    n = posterior.num_states
-    if n <= _MOST_STATES:
+    if num_states <= _MOST_STATES:
         return []
     return [
-        f"The network was trained on 2 to {_MOST_STATES} states, and these are {n}: its rates are still near, its "
-        "intervals less so. Compare with method='refined'."
+        f"The network was trained on 2 to {_MOST_STATES} states, and these are {num_states}: its rates are still near, "
+        "its intervals less so. Compare with method='refined'."
     ]
 
 

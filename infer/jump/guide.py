@@ -86,7 +86,8 @@ class AutoMJP(AutoMultivariateNormal):
         places = flat.unravel(jnp.arange(self.latent_dim, dtype=fit.mode.dtype))
         order = jnp.concatenate([jnp.ravel(places[name]) for name in self._init_locs]).astype(int)
         self._init_latent = fit.mean[order]
-        cov = fit.cov[order][:, order]
+        half = known.half[order]
+        cov = half @ half.T
         self._first_tril = jnp.linalg.cholesky(cov)
         # the best of those without covariances: narrower than the marginals
         self._first_scale = 1 / jnp.sqrt(jnp.diagonal(jnp.linalg.inv(cov)))

@@ -54,6 +54,7 @@ class ZeroShotMJPState(NamedTuple):
         num_nonfinite: proposals so far that had no finite density; they were refused.
         num_clipped_lags: lags too long for the fastest rate at the start.
         fell_back: whether the start was the prior mean.
+        converged: whether proposals are around a mode that was reached.
         proposal: where independence moves come from.
         rng_key: key of the next draw.
     """
@@ -73,6 +74,7 @@ class ZeroShotMJPState(NamedTuple):
     num_nonfinite: Int[Array, ""]
     num_clipped_lags: Int[Array, ""]
     fell_back: Bool[Array, ""]
+    converged: Bool[Array, ""]
     proposal: Proposal
     rng_key: Key[Array, ""]
 
@@ -121,7 +123,7 @@ class ZeroShotMJP(ModelKernel):
     state_class = ZeroShotMJPState
     shared_fields = ("i", "all_nuts")
     start_level = 1
-    fresh = {**ModelKernel.fresh, "_known": None, "_found": None}  # noqa: RUF012
+    fresh = {**ModelKernel.fresh, "_known": None}  # noqa: RUF012
 
     def __init__(
         self,
@@ -147,7 +149,7 @@ class ZeroShotMJP(ModelKernel):
         self._nuts = Nuts(target_accept_prob, max_tree_depth)
         self._max_tree_depth = max_tree_depth  # for the statistics of trees in ArviZ
         self._known: Refinement | None
-        self._found: str | None  # name of the jump process
+        self._found: str | None = None  # name of the jump process
 
     @property
     def default_fields(self) -> tuple[str, ...]:
@@ -246,6 +248,7 @@ class ZeroShotMJP(ModelKernel):
             num_nonfinite=nothing,
             num_clipped_lags=known.num_clipped_lags,
             fell_back=known.fell_back,
+            converged=known.converged,
             proposal=known.proposal,
             rng_key=key_chain,
         )
@@ -370,7 +373,7 @@ class ZeroShotMJP(ModelKernel):
             )
         if np.any(state.fell_back):
             sentences.append(fell_back(self._found, _WHO))
-        if self._known is not None and not self._known.converged:
+        if not np.all(state.converged):
             sentences.append(
                 "The mode was not reached at the start, so that proposals are those of another place: "
                 f"{acceptance:.1%} of them are accepted. Where that is little, warm up for some hundred draws."

@@ -152,6 +152,13 @@ class RatePosterior:
         """n."""
         return self.mean.shape[-1]
 
+    def _check_alone(self) -> None:
+        if self.mean.ndim != 2:
+            raise ValueError(
+                f"this is a batch of {self.mean.shape[0]} posteriors, as vmap makes it: take one of them, "
+                "jax.tree.map(lambda x: x[0], posterior)."
+            )
+
     def quantile(self, p: float | ArrayLike) -> Float[Array, "*shape n n"]:
         """Quantiles of each rate, equation (4): 0 where the link is absent with more probability than p.
 
@@ -181,6 +188,7 @@ class RatePosterior:
             key: of the draws.
             shape: of the draws.
         """
+        self._check_alone()
         return _draw(self, key, tuple(shape)).rates
 
     def stationary(self, num_draws: int = 1000, *, rng_key: Key[Array, ""] | None = None) -> DerivedDraws:
@@ -276,6 +284,7 @@ class RatePosterior:
                 f"num_draws must be a multiple of {_CHAINS}, at least {_CHAINS**2}, got {num_draws}: ArviZ takes more "
                 "chains than draws for a mistake."
             )
+        self._check_alone()
         drawn = _draw(self, _key(rng_key), (num_draws,))
         quantities = {
             **drawn._asdict(),
@@ -309,6 +318,7 @@ class RatePosterior:
 
     def _at(self, p: float | ArrayLike, which: int) -> Float[Array, "*shape n n"]:
         """One after the other: a program for one probability serves all."""
+        self._check_alone()
         p = np.asarray(p, float)
         if not ((p > 0) & (p < 1)).all():
             raise ValueError(f"p must be between 0 and 1, got {p.tolist()!r}.")

@@ -21,6 +21,8 @@ def table(posterior: "RatePosterior") -> str:
     """A line for each link: mean, sd, 90 % interval, presence; then what holds for all."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(posterior)):
         return f"RatePosterior of {posterior.num_states} states, traced"
+    if posterior.mean.ndim != 2:
+        return f"{len(posterior.mean)} times RatePosterior of {posterior.num_states} states"
     low, high = (np.asarray(posterior.quantile(p)) for p in (0.05, 0.95))
     mean, sd, presence = (np.asarray(x) for x in (posterior.mean, posterior.sd, posterior.presence))
     links = shown_links(presence)

@@ -67,9 +67,10 @@ type Run = Callable[..., Any]
 
 _EM_STEPS, _EM_STEPS_OF_FILTER, _FIRST_NOISE = 5, 10, 0.05
 _PULL_STEPS, _MODE_STEPS = 30, 20
-_GRADIENTS = 8  # through the filter at once, on an accelerator
+_GRADIENTS = 8  # at once on an accelerator, through the filter or many matrices
+_FEW_LAGS = 4  # up to which matrices are squared and not made of shared powers
 _MOST_OF_NEWTON = 200  # latents; beyond, L-BFGS and the diagonal of the curvature
-_LBFGS_STEPS = 300
+_LBFGS_STEPS, _NEARLY = 300, 0.1
 _DRAWS = 1000
 _MANY_LABELS = 5_000
 
@@ -94,8 +95,11 @@ def runner(arguments: Any) -> Run:
     return run
 
 
-def _through_filter() -> int:
-    """Gradients at once: a CPU is four times as fast with one after the other."""
+def _gradients_at_once(law: Law) -> int | None:
+    """All, where there are few counts; else one on a CPU: together all squarings of all matrices would run."""
+    lags = law.statistics.lags if isinstance(law, MarkovJumpCounts) else law.grid.lags
+    if is_exact(law) and jnp.shape(lags)[-1] <= _FEW_LAGS:
+        return None
     return 1 if jax.default_backend() == "cpu" else _GRADIENTS
 
 
@@ -104,6 +108,7 @@ class Refinement(NamedTuple):
 
     Attributes:
         fit: density on u.
+        half: L `[d, d]`, with L L' the inverse curvature at its mode.
         proposal: the same with tails, for a sampler.
         starts: 1000 draws of it for chains to begin at, `[1000, d]`; the likeliest instead of those without a density.
         energies: minus their log densities `[1000]`.
@@ -118,6 +123,7 @@ class Refinement(NamedTuple):
     """
 
     fit: SkewLaplace
+    half: Float[Array, "d d"]
     proposal: Proposal
     starts: Float[Array, "S d"]
     energies: Float[Array, " S"]
@@ -208,14 +214,15 @@ def refine(make: Callable[[], FlatModel], labels: Labels, who: str, run: Run) ->
     def of_posterior(pulled: Climbed) -> Climbed:
         flat = make()
         _, law, _ = flat.apart(flat.middle)
-        return _posterior(flat, pulled, None if is_exact(law) else _through_filter())
+        return _posterior(flat, pulled, _gradients_at_once(law))
 
-    def of_proposal(fit: SkewLaplace) -> tuple[Proposal, Array, Array, _Looked]:
+    def of_proposal(fit: SkewLaplace, rates: Array) -> tuple[Proposal, Array, Array, _Looked]:
         flat, proposal = make(), tabled(fit)
         draws = proposal.sample(random.key(1), (_DRAWS,))
         (_, at_mode, _), (_, at_draw, _) = flat.apart(fit.mode), flat.apart(draws[0])
         estimate = transform_fn(flat.inv_transforms, flat.unravel(fit.mode))
-        looked = _Looked(jnp.asarray(at_draw.rates), jnp.max(at_mode.num_clipped_lags), estimate)
+        depends = jnp.any(jnp.asarray(at_draw.rates) != rates)
+        looked = _Looked(depends, jnp.max(at_mode.num_clipped_lags), estimate)
         return proposal, draws, proposal.log_prob(draws), looked
 
     def of_draws(draws: Array, log_q: Array) -> tuple[Array, Array, Array]:
@@ -227,10 +234,11 @@ def refine(make: Callable[[], FlatModel], labels: Labels, who: str, run: Run) ->
 
     em_fit, pulled, rates = run(of_data, False)
     begin = run(of_posterior, True, pulled)
-    proposal, draws, log_q, looked = run(of_proposal, False, begin.fit)
+    proposal, draws, log_q, looked = run(of_proposal, False, begin.fit, rates)
     starts, energies, khat = run(of_draws, True, draws, log_q)
     return Refinement(
         fit=begin.fit,
+        half=begin.half,
         proposal=proposal,
         starts=starts,
         energies=energies,
@@ -240,15 +248,15 @@ def refine(make: Callable[[], FlatModel], labels: Labels, who: str, run: Run) ->
         num_clipped_lags=looked.num_clipped_lags,
         fell_back=begin.fell_back,
         converged=begin.converged,
-        depends=jnp.any(looked.rates != rates),
+        depends=looked.depends,
         estimate=looked.estimate,
     )
 
 
 class _Looked(NamedTuple):
-    """The model at the mode, and its rates at a draw."""
+    """At the mode, and whether rates at a draw are others than in the middle of the prior."""
 
-    rates: Array
+    depends: Bool[Array, ""]
     num_clipped_lags: Int[Array, ""]
     estimate: dict[str, Array]
 
@@ -379,7 +387,8 @@ def _posterior(flat: FlatModel, pulled: Climbed, batch_size: int | None) -> Clim
         found = climbing(start, max_steps=_MODE_STEPS, batch_size=batch_size)
     nothing, one = jnp.full_like(start, jnp.inf), jnp.eye(start.size, dtype=start.dtype)
     plain = SkewLaplace(jnp.where(found.fell_back, flat.middle, start), one, nothing, nothing)
-    return found._replace(fit=jax.tree.map(lambda a, b: jnp.where(found.usable, a, b), found.fit, plain))
+    fit = jax.tree.map(lambda a, b: jnp.where(found.usable, a, b), found.fit, plain)
+    return found._replace(fit=fit, half=jnp.where(found.usable, found.half, one))
 
 
 def _lbfgs(log_density: Callable[[Flat], Array], start: Flat) -> Flat:
@@ -410,7 +419,10 @@ def _by_lbfgs(log_density: Callable[[Flat], Array], start: Flat, middle: Flat, b
         return -jax.jvp(jax.grad(log_density), (position,), (direction,))[1][i]
 
     precision = jnp.diag(lax.map(curvature, jnp.arange(position.size), batch_size=_MOST_OF_NEWTON))
-    zero, converged = jnp.zeros((), jnp.int32), jnp.isfinite(value)
+    # as `climb` has it: what the next step would gain
+    converged = gradient @ (gradient / jnp.maximum(jnp.diagonal(precision), 1e-8)) / 2 < _NEARLY
+    zero = jnp.zeros((), jnp.int32)
     mode = Mode(position, value, gradient, precision, zero + _LBFGS_STEPS, converged)
     fit = laplace(log_density, mode, batch_size=batch_size or _MOST_OF_NEWTON)
-    return Climbed(fit, jnp.diag(jnp.sqrt(jnp.diagonal(fit.cov))), mode.num_steps, converged, fell_back)
+    half = jnp.diag(jnp.maximum(jnp.diagonal(precision), 1e-8) ** -0.5)
+    return Climbed(fit, half, mode.num_steps, converged, fell_back)

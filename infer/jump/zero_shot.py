@@ -66,7 +66,7 @@ def zero_shot(
     num_states: int | None = None,
     *,
     label_noise: Literal["infer"] | float = "infer",
-    prior: RatePrior = _PRIOR,
+    prior: RatePrior | None = None,
     method: Literal["refined", "network"] = "refined",
     progress_bar: bool = False,
 ) -> RatePosterior:
@@ -84,9 +84,9 @@ def zero_shot(
         label_noise: the probability that a label is wrong, each of the n - 1 others alike. "infer" finds it, and takes
             labels as right where not one is thought wrong; 0.0 takes them as right and is the fastest; a number is
             held.
-        prior: of rates and links, on the scale that the data show. The default suits graphs of which some links are
-            missing and the others are of a kind; `reciprocal=0.0` where they are one-way. Where rates span decades it
-            takes slow links for none: `RatePrior(shape=0.5, link_probability=0.99)` does not.
+        prior: of rates and links, on the scale that the data show. The default, `RatePrior()`, suits graphs of which
+            some links are missing and the others are of a kind; `reciprocal=0.0` where they are one-way. Where rates
+            span decades it takes slow links for none: `RatePrior(shape=0.5, link_probability=0.99)` does not.
         method: "refined", or "network": a network, trained once, that answers in one pass what the data have shown; ten
             or a hundred times as fast with wrong labels, less accurate with many paths, on links that are slow beside
             others, and above 8 states. Under `jax.vmap` and `jax.jit` too, with `num_states=`. Its noise level is
@@ -128,6 +128,7 @@ def zero_shot(
         (8, 2, 2)
     """
     _check_options(label_noise, prior, method)
+    prior = prior or _PRIOR
     if method == "network":
         return _by_network(times, states, mask, num_states)
     if is_traced(times, states, mask):
@@ -155,9 +156,10 @@ def _by_network(times: Any, states: Any, mask: Any, num_states: int | None) -> R
     from .from_network import beyond_training, posterior_from_network  # not loaded where nobody asks for it
 
     posterior = posterior_from_network(times, states, mask, num_states)
+    _warn(beyond_training(posterior.num_states))
     if not is_traced(posterior):
         _check_finite(posterior)
-        _warn(sentences(posterior) + beyond_training(posterior))
+        _warn(sentences(posterior))
     return posterior
 
 
@@ -175,9 +177,9 @@ def _check_options(label_noise: Any, prior: Any, method: Any) -> None:
             f'label_noise must be "infer" or a number, got {label_noise!r}. For a matrix put MarkovJumpProcess(..., '
             "label_noise=matrix) into a model."
         )
-    if not isinstance(prior, RatePrior):
+    if not isinstance(prior, RatePrior | None):
         raise TypeError(f"prior must be a RatePrior, got {type(prior).__name__}.")
-    if method == "network" and prior != _PRIOR:
+    if method == "network" and prior is not None:
         raise ValueError(
             f"prior is {prior}, and the network has that of its training: use method='refined' with a prior of yours."
         )

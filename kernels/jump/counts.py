@@ -338,8 +338,24 @@ def change_rate(stats: PathStatistics) -> Float[Array, ""]:
         >>> round(float(change_rate(stats)), 4)
         0.4167
     """
-    changes = stats.counts.sum() - jnp.trace(stats.counts, axis1=1, axis2=2).sum()
+    # integers of 32 bits would wrap beyond two thousand million pairs
+    counts = jnp.asarray(stats.counts, float)
+    changes = counts.sum() - jnp.trace(counts, axis1=1, axis2=2).sum()
     return (changes + 0.5) / jnp.asarray(stats.total_time, float)
+
+
+def with_float_counts[Counts](stats: Counts) -> Counts:
+    """Counts of 64 bits on the host as floats: a program would make integers of 32 bits of them, which may wrap.
+
+    Args:
+        stats: `PathStatistics` or `NetworkStatistics`.
+    """
+
+    def floating(x: Any) -> Any:
+        is_wide = isinstance(x, np.ndarray) and x.dtype == np.int64
+        return x.astype(jnp.result_type(float)) if is_wide else x
+
+    return jax.tree.map(floating, stats)
 
 
 def dwell_times(stats: PathStatistics) -> Float[Array, " n"]:

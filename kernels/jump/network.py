@@ -34,6 +34,7 @@ from jax import lax, random
 from jaxtyping import Array, Float, Key
 
 from ..shipped import check_arrays
+from .counts import with_float_counts
 from .network_features import (
     NUM_FEATURES,
     Base,
@@ -283,7 +284,7 @@ def predict(net: MJPNet, statistics: NetworkStatistics) -> NetPrediction:
         ((3, 3), True)
     """
     # edges of bins are not used, and would make another program
-    return _predict(net, statistics._replace(paths=statistics.paths._replace(lag_bins=None)))
+    return _predict(net, with_float_counts(statistics._replace(paths=statistics.paths._replace(lag_bins=None))))
 
 
 @jax.jit

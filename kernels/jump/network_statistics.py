@@ -75,7 +75,9 @@ def network_statistics(
 
     Raises:
         ValueError: labels that are no states, times that fall or are NaN, shapes that do not fit, fewer than two
-            points in every path, lags outside the bins; traced arrays without num_states, or with lag_bins.
+            points in every path, lags outside the bins; traced arrays without num_states, or with lag_bins. Where
+            values are traced no error can be raised: labels that are no states and times that fall make the time of
+            the paths, and with it all answers, NaN. Traced times keep the digits of their dtype: begin paths near 0.
 
     Examples:
         >>> from emberwalk.kernels.jump.network_statistics import network_statistics
@@ -162,14 +164,16 @@ def far_pairs(times: Any, labels: Any, weights: Any, num_states: int) -> FarPair
         weights: True where a point was seen; or how often it counts, `[K, L]`.
         num_states: n.
     """
-    n = num_states
+    n, xp = num_states, np if isinstance(times, np.ndarray) else jnp
     short = _weights_apart(times, weights, 1)
     found = []
     for places in (2, 4):
         weight = _weights_apart(times, weights, places)
         cells = labels[:, :-places] * n + labels[:, places:]
         lags = times[:, places:] - times[:, :-places]
-        found += [tally(cells, weight, n * n), tally(cells, weight * lags, n * n)]
+        # times of points that were not seen may be anything, NaN too
+        spent = xp.where(weight != 0, weight * xp.where(weight != 0, lags, 0), 0)
+        found += [tally(cells, weight, n * n), tally(cells, spent, n * n)]
     middle = labels[:, 1:-1]
     blip = (labels[:, :-2] == labels[:, 2:]) & (labels[:, :-2] != middle) & (short[:, :-1] != 0)
     found.append(tally(labels[:, :-2] * n + middle, blip * short[:, 1:], n * n))
@@ -190,20 +194,41 @@ def tally(cells: Any, weights: Any, size: int) -> Any:
     return jax.ops.segment_sum(weights.ravel(), cells.ravel(), size)
 
 
-@partial(jax.jit, static_argnames="n")
 def _traced_statistics(times: Any, states: Any, mask: Any, n: int) -> NetworkStatistics:
-    """In shapes that do not depend on the values. Nothing is checked."""
+    """In shapes that do not depend on the values; what is not traced is looked at first."""
+    if n < 2:
+        raise ValueError(f"num_states must be at least 2, got {n}: one state has no rates.")
+    if not is_traced(states, mask):
+        labels = np.asarray(states)
+        bad = (labels < 0) | (labels >= n) if mask is None else ((labels < 0) | (labels >= n)) & np.asarray(mask)
+        if bad.any():
+            value = np.broadcast_to(labels, bad.shape)[bad][0]
+            raise ValueError(f"states must be from 0 on and below num_states = {n}: {value} is not.")
+    if not is_traced(times):
+        # lags of times far from 0 need digits that single precision has not
+        at = np.asarray(times, np.float64)
+        first = np.min(at, -1, keepdims=True, initial=np.inf, where=np.isfinite(at))
+        times = np.where(np.isfinite(at), at - first, np.nan)
+    return _counted(times, states, mask, n)
+
+
+@partial(jax.jit, static_argnames="n")
+def _counted(times: Any, states: Any, mask: Any, n: int) -> NetworkStatistics:
     times, states = jnp.asarray(times, float), jnp.asarray(states)
     shape = jnp.broadcast_shapes(times.shape, states.shape, () if mask is None else jnp.shape(mask))
     seen = jnp.ones((), bool) if mask is None else jnp.asarray(mask, bool)
     times, states, seen = (jnp.broadcast_to(x, shape).reshape(-1, shape[-1]) for x in (times, states, seen))
     if mask is not None:
         times, states, seen = to_front(times, states, seen)
+    pair = seen[:, 1:] & seen[:, :-1]
+    falls = pair & ~(jnp.diff(times, axis=1) >= 0)
+    wrong = (seen & ((states < 0) | (states >= n))).any() | falls.any()
     states = jnp.clip(states, 0, n - 1)
     grid = _traced_grid(times, seen)
     paths = path_statistics(times, states, seen, n, grid=grid)
-    # the last lag is that of no pairs
-    paths = paths._replace(lags=paths.lags[:NUM_BINS], counts=paths.counts[:NUM_BINS])
+    # the last lag is that of no pairs; an answer to what cannot be is NaN, since no error can be raised here
+    total = jnp.where(wrong, jnp.nan, paths.total_time)
+    paths = paths._replace(lags=paths.lags[:NUM_BINS], counts=paths.counts[:NUM_BINS], total_time=total)
     return NetworkStatistics(paths, *far_pairs(times, states, seen, n))
 
 
@@ -216,9 +241,14 @@ def _traced_grid(times: Float[Array, "K L"], seen: Bool[Array, "K L"]) -> LagGri
     new = (ordered[1:] > ordered[:-1] * (1 + _ALIKE) + rounding) & jnp.isfinite(ordered[1:])
     begins = jnp.nonzero(new, size=NUM_BINS - 1, fill_value=-1)[0]
     distinct = jnp.where(begins >= 0, ordered[begins + 1], jnp.inf)
+    # many lags may follow each other so closely that none is new, and are not one lag for it
+    first = jnp.concatenate([ordered[:1], distinct])
+    longest_of_all = ordered[pair.sum() - 1]
+    last = jnp.append(jnp.where(begins >= 0, ordered[begins], longest_of_all), longest_of_all)
+    alike = (last <= first * (1 + 2 * _ALIKE) + 2 * rounding).all()
     shortest, longest = jnp.log(_quantiles(ordered, pair.sum()))
     bins = jnp.exp(jnp.linspace(shortest, longest, NUM_BINS + 1))[1:-1]
-    edges = jnp.where(new.sum() < NUM_BINS, distinct, bins)
+    edges = jnp.where((new.sum() < NUM_BINS) & alike, distinct, bins)
     index = jnp.where(pair, jnp.searchsorted(edges, lags, side="right", method="compare_all"), NUM_BINS)
     number = tally(index, pair, NUM_BINS + 1)
     mean = tally(index, jnp.where(pair, lags, 0), NUM_BINS + 1) / jnp.maximum(number, 1)

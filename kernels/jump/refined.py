@@ -21,7 +21,7 @@ from jax.scipy.special import logit
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from .counts import PathStatistics, change_rate, coarsen, dwell_times, padded
+from .counts import PathStatistics, change_rate, coarsen, dwell_times, padded, with_float_counts
 from .filter import confusion_matrix
 from .generator import generator, rates_from_vector, rates_to_vector
 from .laplace import LogDensity, Mode, SkewLaplace, Tell, laplace, newton
@@ -103,7 +103,8 @@ def refine_counts(
     prior = prior or RatePrior()
     if is_traced(stats):
         return _refine_counts(stats, stats, prior, max_newton, tell)
-    return _refine_counts(padded(stats), coarsen(stats)._replace(lag_bins=None), prior, max_newton, tell)
+    few = coarsen(stats)._replace(lag_bins=None)
+    return _refine_counts(with_float_counts(padded(stats)), with_float_counts(few), prior, max_newton, tell)
 
 
 @partial(jax.jit, static_argnames=("prior", "max_newton", "tell"))

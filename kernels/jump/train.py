@@ -1,4 +1,4 @@
-"""Trains the network: `python -m emberwalk.kernels.jump.train --seed 0 --steps 7000 --out DIR`, most of an hour.
+"""Trains the network: `python -m emberwalk.kernels.jump.train --seed 0 --steps 28000 --out DIR`, an hour.
 
     loss = mean over links there of [log(s / sqrt(lam)) + z^2 / 2],   z = (sqrt(q) - mean) / s
          + mean over links of the cross entropy of presence
@@ -413,7 +413,7 @@ def main() -> None:
         prog="python -m emberwalk.kernels.jump.train", description="Trains the network."
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=28_000)
     parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and weights")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in that folder")
     parser.add_argument("--max-states", type=int, default=8)

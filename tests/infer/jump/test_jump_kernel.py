@@ -17,7 +17,7 @@ from emberwalk.infer import diagnose, to_datatree
 from emberwalk.infer.jump.kernel import ZeroShotMJP, ZeroShotMJPState
 from emberwalk.infer.jump.khat import pareto_khat
 from emberwalk.infer.jump.sites import grouped
-from emberwalk.infer.jump.start import FlatModel, Refinement
+from emberwalk.infer.jump.start import FlatModel
 from emberwalk.kernels.jump import path_statistics, rates_from_vector, simulate_batch
 from emberwalk.models import MarkovJumpProcess, flashing_ratchet, load_flashing_ratchet
 from tests.infer.chains import chain_means
@@ -298,6 +298,7 @@ def test_jump_kernel_says_what_was_refused_shortened_or_begun_elsewhere():
         "num_nonfinite": 0,
         "num_clipped_lags": 0,
         "fell_back": False,
+        "converged": True,
     }
     quiet = dict.fromkeys(ZeroShotMJPState._fields) | {
         name: jnp.full(2, value) for name, value in known.items()
@@ -307,13 +308,21 @@ def test_jump_kernel_says_what_was_refused_shortened_or_begun_elsewhere():
         ("num_nonfinite", 3, "6 proposals had no finite density"),
         ("num_clipped_lags", 1, "1 lags are so long"),
         ("fell_back", True, "start is that of the prior mean"),
+        ("converged", False, "mode was not reached at the start, so that proposals are those of another place: 80.0%"),
     ):
         (sentence,) = kernel.warnings(Run(ZeroShotMJPState(**quiet | {field: jnp.full(2, value)})))
         assert words in sentence
-    kernel._known = Refinement(*[None] * len(Refinement._fields))._replace(converged=jnp.array(False))
-    (sentence,) = kernel.warnings(Run(ZeroShotMJPState(**quiet)))
-    assert "mode was not reached at the start" in sentence
-    assert "80.0% of them" in sentence
+
+
+def test_jump_kernel_starts_inside_of_another_program():
+    """As `chain_method="parallel"` starts chains: the data are known, and the start is computed at once."""
+    args = two_state_args("clean")
+
+    @jax.jit
+    def begun(key):
+        return ZeroShotMJP(two_state).init(key, 5, None, args, {}).potential_energy
+
+    assert np.isfinite(begun(random.key(0)))
 
 
 def test_jump_kernel_counts_no_paths_that_have_weights_of_their_own():

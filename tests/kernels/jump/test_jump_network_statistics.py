@@ -102,3 +102,48 @@ def test_jump_network_bad_input_statistics():
     many = [network_statistics(MANY[at], LABELS[at], num_states=3) for at in (slice(3), slice(3, 7))]
     with pytest.raises(ValueError, match="Give the same lag_bins="):
         merge_network_statistics(*many)
+
+
+def in_a_trace(times, labels, mask=None, num_states=3):
+    return jax.jit(lambda t, y: network_statistics(t, y, mask, num_states))(times, labels)
+
+
+@pytest.mark.parametrize("statistics", [network_statistics, in_a_trace])
+def test_jump_network_statistics_do_not_look_at_times_that_were_not_seen(statistics):
+    garbage = np.where(MASK, MANY, np.nan)
+    found = statistics(garbage, LABELS, MASK, num_states=3)
+    clean = statistics(MANY, LABELS, MASK, num_states=3)
+    for name in FAR:
+        npt.assert_allclose(getattr(found, name), getattr(clean, name), rtol=1e-6)
+    npt.assert_allclose(found.paths.total_time, clean.paths.total_time, rtol=1e-6)
+
+
+def test_jump_network_statistics_of_very_many_lags_are_binned_in_a_trace():
+    """100,000 lags between .5 and 1.5 follow each other more closely than rounding: they are not one lag."""
+    times = np.cumsum(np.random.default_rng(0).uniform(0.5, 1.5, (1000, 100)), 1)
+    labels = np.random.default_rng(1).integers(0, 3, times.shape)
+    host, trace = network_statistics(times, labels), in_a_trace(times, labels)
+    used = np.asarray(trace.paths.counts).sum((1, 2)) > 0
+    assert used.sum() == NUM_BINS
+    number = np.asarray(host.paths.counts).sum((1, 2))
+    npt.assert_allclose(np.asarray(trace.paths.counts).sum((1, 2)), number, atol=0.02 * number.max())
+
+
+def test_jump_network_statistics_know_lags_of_times_far_from_zero():
+    """Dates in seconds, shared by data sets whose labels alone are traced."""
+    times = 1.7e9 + 0.05 * np.arange(SHAPE[1])
+    found = jax.jit(lambda y: network_statistics(times, y, num_states=3))(LABELS)
+    npt.assert_array_equal(found.paths.counts.sum(0), network_statistics(times, LABELS).paths.counts.sum(0))
+    npt.assert_allclose(float(found.paths.lags.max()), 0.05, rtol=1e-4)
+
+
+def test_jump_network_bad_input_in_a_trace_is_refused_or_makes_all_nan():
+    with pytest.raises(ValueError, match="num_states must be at least 2, got 1"):
+        in_a_trace(REGULAR, LABELS * 0, num_states=1)
+    with pytest.raises(ValueError, match="below num_states = 2: 2 is not"):
+        jax.jit(lambda t: network_statistics(t, LABELS, num_states=2))(REGULAR)
+    assert np.isfinite(in_a_trace(REGULAR, LABELS).paths.total_time)
+    assert np.isnan(in_a_trace(REGULAR, LABELS, num_states=2).paths.total_time)
+    assert np.isnan(in_a_trace(REGULAR, np.where(MASK, LABELS, -1)).paths.total_time)
+    assert np.isfinite(in_a_trace(REGULAR, np.where(MASK, LABELS, -1), MASK).paths.total_time)
+    assert np.isnan(in_a_trace(REGULAR[::-1], LABELS).paths.total_time)
