@@ -129,6 +129,20 @@ def test_jump_network_counts_may_be_more_than_a_program_has_integers_for():
     assert np.isfinite(zero_shot(more, method="network").mean).all()
 
 
+def test_jump_network_weights_are_read_once_and_outlive_the_trace_that_asked():
+    """In a new process, in which a trace is the first to ask."""
+    code = (
+        "import jax, numpy as np\n"
+        "from emberwalk.infer import zero_shot\n"
+        "y = np.arange(40)[None] // 4 % 2\n"
+        "f = lambda y: zero_shot(np.arange(40.0), y, num_states=2, method='network').mean\n"
+        "a, b = jax.jit(f)(y), f(y)\n"
+        "print(float(abs(a - b).max() / b.max()) < 1e-4)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 REFUSED = {
     "prior": ({"prior": RatePrior(shape=0.5)}, r"has that of its training: use method='refined'"),
     "a noise that is known": ({"label_noise": 0.05}, r"label_noise is 0\.05.*use method='refined'"),
