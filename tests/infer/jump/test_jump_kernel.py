@@ -68,8 +68,8 @@ def test_jump_kernel_accepts_its_proposals_at_few_paths():
 class Nonsense(ZeroShotMJP):
     """Rates a hundred times too fast."""
 
-    def start(self, *args, **kwargs):
-        state = super().start(*args, **kwargs)
+    def _begun(self, *args):
+        state = super()._begun(*args)
         return state._replace(proposal=state.proposal._replace(mode=state.proposal.mode + jnp.log(100.0)))
 
 
