@@ -5,9 +5,9 @@
     d_i  ~  [16 (g_1 + g_-1) - (g_2 + g_-2) - 30 g_0] / 12 h^2,   f_i  ~  [g_2 - g_-2 - 2 (g_1 - g_-1)] / 2h^3   (3)
 
 The columns L_i are directions in which the density changes by as much, so that L L' is the covariance in the end; |D|
-is kept within 1/256 and 256, and only a step on an unbounded one may be the last. (3) is along the ridges v_i of
-`laplace.py`, g_k the slope along v_i at u + k h v_i. A program of (1) to (3) holds the gradient once, where second and
-fourth derivatives hold it four times over: through a filter that is most of the time that a start takes.
+is kept within 1/256 and 256, and the last step is one for which nothing had to be bounded. (3) is along the ridges v_i
+of `laplace.py`, g_k the slope along v_i at u + k h v_i. A program of (1) to (3) holds the gradient once, where second
+and fourth derivatives hold it four times over: through a filter that is most of the time that a start takes.
 
 Latents may have any scale. What a reader would get wrong: differences of half a percent are no loss, since the mode is
 where g is 0, whatever L.

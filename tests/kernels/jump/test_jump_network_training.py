@@ -206,3 +206,29 @@ def test_jump_network_training_log_scale_gives_the_intervals_their_content():
     assert_exact(z_scores(right[few] < 0.6745, 0.5))
     # planted: the scale that is likeliest, which outliers make
     assert np.log(z.std()) > np.log(np.median(np.abs(z)) / 0.6745) + 1
+
+
+def test_jump_network_training_loss_is_that_of_its_equation(batch):
+    """Equation (1), link by link and process by process in float64."""
+    net = MJPNet(random.key(4))
+    prepared = jax.jit(jax.vmap(prepare))(batch.statistics)
+    predicted, log_odds = jax.jit(jax.vmap(lambda p: train.answer(net, p)))(prepared)
+    of_links, of_presence, of_noise, of_noisy = [], [], [], []
+    for b, (q, rho) in enumerate(zip(batch.rates, batch.label_noise, strict=True)):
+        unit = np.sqrt(float(prepared.base.change_rate[b]))
+        for i, j in np.argwhere(~np.eye(len(q), dtype=bool)):
+            odds = float(log_odds.links[b, i, j])
+            of_presence.append(np.logaddexp(0, -odds if q[i, j] > 0 else odds))
+            if q[i, j] > 0:
+                sd = float(predicted.sqrt_sd[b, i, j])
+                z = (np.sqrt(q[i, j]) - float(predicted.sqrt_mean[b, i, j])) / sd
+                of_links.append(np.log(sd / unit) + min(z**2, 100) / 2)
+        odds = float(log_odds.label_noise[b])
+        of_noisy.append(np.logaddexp(0, -odds if rho > 0 else odds))
+        if rho > 0:
+            sd = float(predicted.label_noise_sd[b])
+            z = (np.sqrt(rho) - float(predicted.label_noise_mean[b])) / sd
+            of_noise.append(np.log(sd) + min(z**2, 100) / 2)
+    exact = np.mean(of_links) + np.mean(of_presence) + 0.1 * (np.mean(of_noise) + np.mean(of_noisy))
+    found = jax.jit(loss)(net, prepared, batch.rates, batch.label_noise)
+    npt.assert_allclose(float(found), exact, rtol=1e-4)
