@@ -18,6 +18,7 @@ What a reader would get wrong: nothing here depends on a key of a chain, so that
 
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -63,7 +64,8 @@ from .sites import ByCounts, Hidden, Labels, Law, Model, find_site, hard_labels,
 
 type Flat = Float[Array, " d"]
 # (part, whether it runs long, its inputs) -> its outputs
-type Run = Callable[..., Any]
+type Call = Callable[..., Any]
+type Run = Callable[[Callable[[Call], Refinement]], Refinement]
 
 _EM_STEPS, _EM_STEPS_OF_FILTER, _FIRST_NOISE = 5, 10, 0.05
 _PULL_STEPS, _MODE_STEPS = 30, 20
@@ -76,21 +78,32 @@ _MANY_LABELS = 5_000
 
 
 def runner(arguments: Any) -> Run:
-    """How the parts of a start are run: compiled ahead, or as they are where data are traced.
+    """How the parts of a start are run: compiled ahead of each other, or as they are where data are traced.
 
-    A start runs once, so that compiling is what it costs: its parts are asked of the compiler at its lowest level, but
-    for those that go through many labels many times. Called without tracers they run at once, also within a program.
+    A start runs once, so that compiling is what it costs. Its parts are asked of the compiler at its lowest level, but
+    for those that go through many labels many times; and each is traced on the shapes of those before it, while they
+    are compiled in threads of their own. Called without tracers they run at once, also within a program.
 
     Args:
         arguments: of the model.
     """
     if is_traced(arguments):
-        return lambda part, _, *inputs: part(*inputs)
+        return lambda parts: parts(lambda part, _, *inputs: part(*inputs))
     largest = max((jnp.size(leaf) for leaf in jax.tree.leaves(arguments)), default=0)
 
-    def run(part: Callable[..., Any], is_long: bool, *inputs: Any) -> Any:
-        level = int(is_long and largest > _MANY_LABELS)
-        return jax.jit(part).lower(*inputs).compile({"xla_backend_optimization_level": level})(*inputs)
+    def run(parts: Callable[[Call], Refinement]) -> Refinement:
+        programs: dict[Callable[..., Any], Future[jax.stages.Compiled]] = {}
+        with ThreadPoolExecutor() as threads:
+
+            def ahead(part: Callable[..., Any], is_long: bool, *shapes: Any) -> Any:
+                traced = jax.jit(part).trace(*shapes)
+                level = int(is_long and largest > _MANY_LABELS)
+                options = {"xla_backend_optimization_level": level}
+                programs[part] = threads.submit(traced.lower().compile, options)
+                return traced.out_info
+
+            parts(ahead)
+            return parts(lambda part, _, *inputs: programs[part].result()(*inputs))
 
     return run
 
@@ -232,25 +245,28 @@ def refine(make: Callable[[], FlatModel], labels: Labels, who: str, run: Run) ->
         at = jnp.where(finite, jnp.arange(_DRAWS), likeliest)
         return draws[at], -log_densities[at], pareto_khat(log_densities - log_q)
 
-    em_fit, pulled, rates = run(of_data, False)
-    begin = run(of_posterior, True, pulled)
-    proposal, draws, log_q, looked = run(of_proposal, False, begin.fit, rates)
-    starts, energies, khat = run(of_draws, True, draws, log_q)
-    return Refinement(
-        fit=begin.fit,
-        half=begin.half,
-        proposal=proposal,
-        starts=starts,
-        energies=energies,
-        pareto_khat=khat,
-        rates=em_fit.parameters.rates,
-        label_noise=em_fit.parameters.label_noise,
-        num_clipped_lags=looked.num_clipped_lags,
-        fell_back=begin.fell_back,
-        converged=begin.converged,
-        depends=looked.depends,
-        estimate=looked.estimate,
-    )
+    def parts(call: Call) -> Refinement:
+        em_fit, pulled, rates = call(of_data, False)
+        begin = call(of_posterior, True, pulled)
+        proposal, draws, log_q, looked = call(of_proposal, False, begin.fit, rates)
+        starts, energies, khat = call(of_draws, True, draws, log_q)
+        return Refinement(
+            fit=begin.fit,
+            half=begin.half,
+            proposal=proposal,
+            starts=starts,
+            energies=energies,
+            pareto_khat=khat,
+            rates=em_fit.parameters.rates,
+            label_noise=em_fit.parameters.label_noise,
+            num_clipped_lags=looked.num_clipped_lags,
+            fell_back=begin.fell_back,
+            converged=begin.converged,
+            depends=looked.depends,
+            estimate=looked.estimate,
+        )
+
+    return run(parts)
 
 
 class _Looked(NamedTuple):
