@@ -137,8 +137,10 @@ def quadrature_log_bayes(
     most = expected.jumps + slab.shape
     ends = jnp.sqrt((most + 6 * jnp.sqrt(most) + 6) / (expected.dwell[:, None] + slab.rate))
     fractions = jnp.linspace(0, 1, _NODES, dtype=q.dtype)[1:]
-    # the integrand is 0 at z = 0; half a weight at the end
-    log_weights = jnp.log(jnp.where(fractions < 1, 1, 0.5) / (_NODES - 1)).astype(q.dtype)
+    # z^(2a - 1) from 0 to the first node: 0 at its lower end for a > 1/2, and without an end below; half at the last
+    first = jnp.maximum(1, 0.5 + 0.5 / slab.shape)
+    weights = jnp.where(fractions < 1, 1, 0.5).at[0].set(first) / (_NODES - 1)
+    log_weights = jnp.log(weights).astype(q.dtype)
     of_gamma = slab.shape * jnp.log(slab.rate) - gammaln(jnp.asarray(slab.shape, q.dtype))
 
     def log_table(Q: Matrix, i: Array, j: Array, rate: Array) -> Array:
