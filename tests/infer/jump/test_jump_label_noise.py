@@ -53,6 +53,7 @@ def test_jump_label_noise_unknown_everywhere(noise, num_paths):
         assert np.abs(levels - noise).max() < 0.02
 
 
+@pytest.mark.nightly
 def test_jump_label_noise_planted_labels_taken_as_right_are_caught():
     """One label in twenty is wrong: taken for jumps they make rates five times too large."""
     times, labels, truth = load_flashing_ratchet(1)
