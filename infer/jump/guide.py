@@ -7,6 +7,7 @@ guide. For the logarithm of a Gamma variable, as the log rate of a process that 
 evidence bound itself to second order: the curvature's variance, not the posterior's, and the mean, not the mode.
 """
 
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -80,6 +81,13 @@ class AutoMJP(AutoMultivariateNormal):
             )
         flat, known = self._refined(args, kwargs)
         check_refined(known, flat.site, _WHO)
+        if not known.converged:
+            warnings.warn(
+                f"{_WHO}: the mode of the posterior was not reached, and the guide begins somewhere below: train it "
+                "as long as one that knows nothing, and look whether the ELBO still rises.",
+                UserWarning,
+                stacklevel=2,
+            )
         super()._setup_prototype(*args, **kwargs)
         fit = known.fit
         # the refined vector has its sites by name, the guide as they are sampled

@@ -12,6 +12,7 @@ from jax import random
 from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.autoguide import AutoMultivariateNormal
 
+from emberwalk.infer.jump import start
 from emberwalk.infer.jump.guide import AutoMJP
 from emberwalk.kernels.jump import path_statistics, rates_from_vector
 from emberwalk.models import MarkovJumpCounts
@@ -62,6 +63,15 @@ def test_jump_planted_guide_without_the_refined_start_is_far():
     refined = SVI(three_rates, AutoMJP(three_rates), optax.adam(1e-3), Trace_ELBO())
     plain, known = (elbo(s, s.get_params(s.init(random.key(0), stats)), stats) for s in (svi, refined))
     assert known - plain > 20
+
+
+@pytest.mark.nightly
+def test_jump_guide_says_that_it_begins_below_the_mode(monkeypatch):
+    monkeypatch.setattr(start, "_MODE_STEPS", 1)
+    monkeypatch.setattr(start, "_PULL_STEPS", 1)
+    svi = SVI(three_rates, AutoMJP(three_rates), optax.adam(1e-3), Trace_ELBO())
+    with pytest.warns(UserWarning, match=r"the mode .* was not reached"):
+        svi.init(random.key(0), counts_of_three())
 
 
 @pytest.mark.nightly
