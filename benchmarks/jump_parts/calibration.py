@@ -48,12 +48,17 @@ class _Drawn:
         return _held(np.asarray(self.found.label_noise_mean), np.asarray(self.found.label_noise_sd), self.noise)
 
     def of_presence(self) -> np.ndarray:
-        w, there = np.asarray(self.found.presence)[self.links], (self.rates > 0)[self.links]
-        found = []
+        """By bin, what there is less what was said, and its standard error, in which links of a process are one."""
+        w = np.asarray(self.found.presence, np.float64)
+        away, found = (self.rates > 0) - w, []
         for low, high in _BINS:
-            chosen = (w >= low) & (w < high)
-            enough = chosen.sum() >= min(_FEWEST_LINKS, len(w) // 10)
-            found.append(there[chosen].mean() - w[chosen].mean() if enough else np.nan)
+            chosen = self.links & (w >= low) & (w < high)
+            number, total = chosen.sum((1, 2)), np.where(chosen, away, 0).sum((1, 2))
+            if number.sum() < min(_FEWEST_LINKS, self.links.sum() // 10):
+                found.append((np.nan, np.nan))
+                continue
+            mean = total.sum() / number.sum()
+            found.append((mean, np.sqrt(np.sum((total - mean * number) ** 2)) / number.sum()))
         return np.array(found)
 
     def errors(self) -> tuple[float, float]:
@@ -87,15 +92,17 @@ def _of_states(num_states: int) -> list[Row]:
     links = {k: d.of_links() for k, d in drawn.items()}
     noise = {k: d.of_noise() for k, d in drawn.items()}
     presence = {k: d.of_presence() for k, d in drawn.items()}
+    away, error = max(np.concatenate(list(presence.values())), key=lambda x: np.nan_to_num(abs(x[0])))
     found = [
         _row(f"{num_states} states: links", links, 0.06),
         _row(f"{num_states} states: noise level", noise, 0.05 if trained else None),
         Row(
             f"{num_states} states: presence",
-            max((float(np.nanmax(np.abs(x))) for x in presence.values() if np.isfinite(x).any()), default=0.0),
+            abs(away),
             "",
             at_most=0.05 if trained else None,
-            note="; ".join(f"{k}: {_signed(x)}" for k, x in presence.items()),
+            note=f"{away:+.3f} with a standard error of {error:.3f}; "
+            + "; ".join(f"{k}: {_signed(x[:, 0])}" for k, x in presence.items()),
         ),
     ]
     if not trained:

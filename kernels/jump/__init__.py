@@ -16,7 +16,8 @@ A process jumps between n states at rates q_ij and is seen at some times, with l
     refined.py      these steps in a row: data in, rates with uncertainty out
 
     network.py      a network that answers in one pass, imported by nothing above: network_statistics.py and
-                    network_features.py go in, sqrt_normal.py comes out; train.py trains it on training_prior.py
+                    network_features.py go in, sqrt_normal.py comes out; train.py trains it on training_prior.py,
+                    and network_correction.py makes what it says as often right as it says
 
 Two designs carry it. **One table of P per distinct lag**: with right labels the likelihood is a sum over that table,
 whatever the number of paths. **One gradient**: with all entries of Q free, dlog p/dQ is all that EM needs, on counts

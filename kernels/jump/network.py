@@ -6,7 +6,8 @@
     sqrt(q_ij) | there ~ N(sqrt(q_b,ij) e^u, ((R_i + 1/2m)^(-1/2) e^v / 2)^2),   P(there) = sigmoid(w)     (3)
     sqrt(rho) | rho > 0 ~ N(mean, sd^2),   P(rho > 0) = sigmoid(w')                                        (4)
 
-u, v and w are heads on the last h, and so are those of (4), on its mean. What goes in has no unit, and no entry of (2)
+u, v and w are heads on the last h, and so are those of (4), on its mean; v, w and the sd of (4) are corrected after
+training (`network_correction.py`). What goes in has no unit, and no entry of (2)
 knows which state is which: another order of states permutes the answer, and another unit of time scales it. (1) is
 consistent where labels are right, so that the answer does not fall behind where there are more paths than were trained
 on.
@@ -35,6 +36,7 @@ from jaxtyping import Array, Float, Key
 
 from ..shipped import check_arrays
 from .counts import with_float_counts
+from .network_correction import NUM_BASIS, NUM_ODDS, correction_basis, odds_basis
 from .network_features import (
     NUM_FEATURES,
     Base,
@@ -71,11 +73,8 @@ __all__ = [
 ]
 
 SHIPPED = "weights/jump-1.npz"
-SHIPPED_SHA256 = "dfc841ad039223fadff6d5e584019b379f6f8a4ebe12e9801c04f52916895a06"
+SHIPPED_SHA256 = "eb299b95c1af804c97d11943801c7c43797af9a66f82e74c4767b12dcb614b64"
 _WIDTH, _LAYERS, _NORM_EPSILON = 48, 3, 1e-5
-# Where the correction of log sd may bend in log J.
-_BENDS = (4.0, 7.0, 10.0, 13.0)
-NUM_BASIS = 6 + len(_BENDS)
 # Heads are thrice a number of order 1, from these on, and within these.
 _TYPICAL_LOG_NOISE = -2.0
 _LOG_MEAN, _LOG_SD, _LOG_NOISE = (-6.0, 3.0), (-5.0, 4.0), (-7.0, 0.5)
@@ -136,7 +135,7 @@ class MJPNet(eqx.Module):
     Examples:
         >>> from emberwalk.kernels.jump.network import MJPNet
         >>> sum(x.size for x in jax.tree.leaves(MJPNet(random.key(0))))
-        57386
+        57416
     """
 
     embed_weight: Float[Array, "features width"]
@@ -151,8 +150,10 @@ class MJPNet(eqx.Module):
     link_bias: Float[Array, " 3"]
     noise_weight: Float[Array, "double 3"]
     noise_bias: Float[Array, " 3"]
-    # of log sd of links, and of the noise level: fitted after training, see `correction_basis`
+    # fitted after training, see `correction_basis`: of log sd of links, and of the noise level
     sd_correction: Float[Array, "2 basis"]
+    # of the log odds of links, see `odds_basis`
+    presence_correction: Float[Array, "3 basis"]
 
     def __init__(self, key: Key[Array, ""]) -> None:
         keys = iter(random.split(key, 5))
@@ -172,6 +173,7 @@ class MJPNet(eqx.Module):
         self.link_weight, self.link_bias = scaled(_WIDTH, 3) / 100, zeros(3)
         self.noise_weight, self.noise_bias = scaled(2 * _WIDTH, 3) / 100, zeros(3)
         self.sd_correction = zeros(2, NUM_BASIS)
+        self.presence_correction = zeros(NUM_ODDS, NUM_BASIS)
 
     def __call__(
         self, features: Float[Array, "n n features"]
@@ -221,21 +223,6 @@ def _layer(
     return h + jax.nn.silu(inputs @ in_weight + in_bias) @ out_weight + out_bias, None
 
 
-def correction_basis(
-    log_changes: Float[Array, ""], num_states: int, label_noise: Float[Array, ""]
-) -> Float[Array, " basis"]:
-    """What log sd is corrected in: 1, log J and its bends, 1 / n, rho, and the products of these two with log J.
-
-    Args:
-        log_changes: log (J + 1/2).
-        num_states: n.
-        label_noise: rho, as found.
-    """
-    bends = [jnp.maximum(log_changes - at, 0) for at in _BENDS]
-    others = [jnp.asarray(1 / num_states), label_noise]
-    return jnp.stack([jnp.ones(()), log_changes, *bends, *others, *(log_changes * x for x in others)])
-
-
 def answer(net: MJPNet, prepared: Prepared) -> tuple[NetPrediction, LogOdds]:
     """Equations (3) and (4).
 
@@ -249,22 +236,24 @@ def answer(net: MJPNet, prepared: Prepared) -> tuple[NetPrediction, LogOdds]:
     links = ~jnp.eye(n, dtype=bool)
     noise_mean, noise_log_sd = jnp.clip(_TYPICAL_LOG_NOISE + noise[:2], *_LOG_NOISE)
     noise_mean, noise_presence = jnp.exp(noise_mean), jax.nn.sigmoid(noise[2])
-    known = correction_basis(prepared.log_changes, n, noise_presence * noise_mean**2)
-    link_correction, noise_correction = net.sd_correction @ lax.stop_gradient(known)
+    known = lax.stop_gradient(correction_basis(prepared.log_changes, n, noise_presence * noise_mean**2))
+    link_correction, noise_correction = net.sd_correction @ known
+    said = link[..., 2]
+    log_odds = said + sum(c * part for c, part in zip(net.presence_correction @ known, odds_basis(said), strict=True))
     # the square root's derivative at 0 is infinite: nothing is asked there
     root = jnp.sqrt(jnp.where(links, base.rates, 1))
     scale = lax.rsqrt(base.dwell + base.prior_time)[:, None] / 2
     predicted = NetPrediction(
         sqrt_mean=jnp.where(links, root * jnp.exp(jnp.clip(link[..., 0], *_LOG_MEAN)), 0),
         sqrt_sd=jnp.where(links, scale * jnp.exp(jnp.clip(link[..., 1], *_LOG_SD) + link_correction), 0),
-        presence=jnp.where(links, jax.nn.sigmoid(link[..., 2]), 0),
+        presence=jnp.where(links, jax.nn.sigmoid(log_odds), 0),
         initial=prepared.initial,
         label_noise_mean=noise_mean,
         label_noise_sd=jnp.exp(noise_log_sd + noise_correction),
         label_noise_presence=noise_presence,
         base=base.rates,
     )
-    return predicted, LogOdds(link[..., 2], noise[2])
+    return predicted, LogOdds(log_odds, noise[2])
 
 
 def predict(net: MJPNet, statistics: NetworkStatistics) -> NetPrediction:

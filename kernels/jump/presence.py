@@ -137,7 +137,7 @@ def quadrature_log_bayes(
     most = expected.jumps + slab.shape
     ends = jnp.sqrt((most + 6 * jnp.sqrt(most) + 6) / (expected.dwell[:, None] + slab.rate))
     fractions = jnp.linspace(0, 1, _NODES, dtype=q.dtype)[1:]
-    # z^(2a - 1) from 0 to the first node: 0 at its lower end for a > 1/2, and without an end below; half at the last
+    # up to the first node the integrand grows as z^(2a - 1), whose integral is known; half a weight at the last node
     first = jnp.maximum(1, 0.5 + 0.5 / slab.shape)
     weights = jnp.where(fractions < 1, 1, 0.5).at[0].set(first) / (_NODES - 1)
     log_weights = jnp.log(weights).astype(q.dtype)

@@ -12,15 +12,15 @@ What a reader would get wrong: z^2 is bounded by 100, else processes of 10^5 pat
 min(z^2, 100) it would have no derivative there, log s would still have one, and the network would grow surer where it
 is most wrong. So it is z^2 with a weight that is held: the value is bounded, and the derivative points the right way.
 
-The spread that is learnt is right on average over the training processes. After training log s is corrected by a
-function of log J, n and rho (`correction_basis`), so that intervals of 50 % and 90 % hold so much of fresh processes.
+What is learnt is right on average over the training processes. After training, spreads and the presence of links are
+corrected on fresh ones (`network_correction.py`).
 """
 
 import argparse
 import os
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -33,10 +33,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax, random
-from jax.scipy.stats import norm
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from .network import MJPNet, NetPrediction, Prepared, answer, correction_basis, prepare, save_weights
+from .network import MJPNet, NetPrediction, Prepared, answer, prepare, save_weights
+from .network_correction import correction_basis, fit_log_odds, fit_log_scale
 from .network_statistics import NetworkStatistics
 from .training_prior import TrainingPrior, process_statistics, stacked
 
@@ -72,14 +72,14 @@ class Plan(NamedTuple):
         steps: of the optimiser, in all; the schedule ends with them.
         max_states: the largest number of states.
         batch_size: processes in a step.
-        correction_draws: processes that the sds are corrected with, at the end.
+        correction_draws: processes that spreads and presence are corrected with, at the end.
     """
 
     seed: int
     steps: int
     max_states: int = 8
     batch_size: int = _BATCH
-    correction_draws: int = 20_000
+    correction_draws: int = 60_000
 
     @property
     def prior(self) -> TrainingPrior:
@@ -93,7 +93,7 @@ def draw_batch(plan: Plan, index: int, stream: int = _TRAINING) -> Batch:
     Args:
         plan: of the run.
         index: of the step.
-        stream: 0 for training; 1 for the processes that the sds are corrected with.
+        stream: 0 for training; 1 for the processes of the corrections.
     """
     rng = np.random.default_rng([plan.seed, stream, index])
     prior = plan.prior
@@ -144,12 +144,12 @@ def loss(
     """Equation (1).
 
     Args:
-        net: the network; its correction of sds is not learnt here.
+        net: the network; its corrections are not learnt here.
         prepared: of a batch.
         rates: q, the true ones.
         label_noise: rho, the true one.
     """
-    net = eqx.tree_at(lambda net: net.sd_correction, net, replace_fn=lax.stop_gradient)
+    net = eqx.tree_at(_corrections, net, replace_fn=lax.stop_gradient)
     predicted, log_odds = jax.vmap(partial(answer, net))(prepared)
     z, z_noise = scores(predicted, rates, label_noise)
     unit = jnp.sqrt(prepared.base.change_rate)[:, None, None]
@@ -304,82 +304,56 @@ def advance(plan: Plan, run: Run, folder: Path, until: int, pool: Executor | Non
     return run
 
 
+def _corrections(net: MJPNet) -> tuple[Array, Array]:
+    return net.sd_correction, net.presence_correction
+
+
 @jax.jit
-def _scored(net: MJPNet, batch: Batch) -> tuple[Array, Array, Array]:
-    """z of links and of the noise level, and what log sd is corrected in, of each process."""
+def _scored(net: MJPNet, batch: Batch) -> tuple[Array, Array, Array, Array]:
+    """z of links and of the noise level, log odds of links, and what is known of each process."""
     prepared = jax.vmap(prepare)(batch.statistics)
-    predicted, _ = jax.vmap(partial(answer, net))(prepared)
+    predicted, log_odds = jax.vmap(partial(answer, net))(prepared)
     rho = predicted.label_noise_presence * predicted.label_noise_mean**2
     known = jax.vmap(correction_basis, (0, None, 0))(prepared.log_changes, batch.rates.shape[-1], rho)
-    return *scores(predicted, batch.rates, batch.label_noise), known
+    return *scores(predicted, batch.rates, batch.label_noise), log_odds.links, known
 
 
-def fit_correction(plan: Plan, net: MJPNet, pool: Executor | None = None) -> MJPNet:
-    """The network with log sd corrected on fresh processes, each of which counts the same.
+def fit_corrections(plan: Plan, net: MJPNet, pool: Executor | None = None) -> MJPNet:
+    """The network with spreads and presence corrected on fresh processes, each of which counts the same.
 
     Args:
         plan: of the run.
-        net: as trained, without a correction.
+        net: as trained, without corrections.
         pool: as for `batches`.
     """
-    links, noises = [], []
+    links, noises, presence = [], [], []
     number = -(-plan.correction_draws // plan.batch_size)
     for batch in batches(plan, 0, number, pool, _CORRECTION):
-        z, z_noise, known = (np.asarray(x) for x in _scored(net, batch))
+        z, z_noise, log_odds, known = (np.asarray(x) for x in _scored(net, batch))
         there, noisy = np.asarray(batch.rates) > 0, np.asarray(batch.label_noise) > 0
-        share = 1 / np.maximum(there.sum((1, 2)), 1)
-        links.append(
-            (z[there], *(np.repeat(x, there.sum((1, 2)), axis=0) for x in (known, share)))
-        )
+        possible = np.broadcast_to(~np.eye(there.shape[-1], dtype=bool), there.shape)
+        links.append((z[there], *_of_each(there, known)))
+        presence.append((log_odds[possible], there[possible], *_of_each(possible, known)))
         noises.append((z_noise[noisy], known[noisy], np.ones(noisy.sum())))
-    correction = [fit_log_scale(*map(np.concatenate, zip(*rows, strict=True))) for rows in (links, noises)]
-    return eqx.tree_at(lambda net: net.sd_correction, net, jnp.stack(correction))
+
+    of_sd = jnp.stack([fit_log_scale(*_together(rows)) for rows in (links, noises)])
+    return eqx.tree_at(_corrections, net, (of_sd, fit_log_odds(*_together(presence))))
 
 
-def fit_log_scale(
-    z: Float[np.ndarray, " m"], known: Float[np.ndarray, "m d"], weights: Float[np.ndarray, " m"]
-) -> Float[Array, " d"]:
-    """Coefficients of a log scale, such that |z| lies below 50 % and 90 % of a normal of that scale as often.
+def _together(rows: Sequence[tuple[np.ndarray, ...]]) -> Iterator[np.ndarray]:
+    return map(np.concatenate, zip(*rows, strict=True))
 
-    By the quantile loss of log |z|, which is convex, and does not see how far outliers lie.
 
-    Args:
-        z: `[m]`.
-        known: `[m, d]`, the first column of ones.
-        weights: `[m]`, how much each counts.
-
-    Examples:
-        >>> from emberwalk.kernels.jump.train import fit_log_scale
-        >>> z = 3 * np.random.default_rng(0).normal(size=4000)
-        >>> round(float(jnp.exp(fit_log_scale(z, np.ones((4000, 1)), np.ones(4000))[0])), 1)
-        3.0
-    """
-    levels = jnp.array([0.5, 0.9])
-    spread = np.maximum(known.std(0), 1e-6)
-    spread[0] = 1
-    centre = np.where(np.arange(known.shape[1]) > 0, known.mean(0), 0)
-    x, log_z = jnp.asarray((known - centre) / spread), jnp.log(jnp.maximum(jnp.abs(jnp.asarray(z)), 1e-6))
-
-    def quantile_loss(coefficients: Array) -> Array:
-        left = (log_z - x @ coefficients)[:, None] - jnp.log(norm.ppf((1 + levels) / 2))
-        return jnp.average(jnp.maximum(levels * left, (levels - 1) * left).sum(-1), weights=weights)
-
-    steps = 600
-    descent = optax.adam(optax.cosine_decay_schedule(0.05, steps))
-
-    def step(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
-        coefficients, state = carry
-        updates, state = descent.update(jax.grad(quantile_loss)(coefficients), state)
-        return (coefficients + updates, state), None
-
-    zero = jnp.zeros(x.shape[1], x.dtype)
-    (scaled, _), _ = lax.scan(step, (zero, descent.init(zero)), length=steps)
-    slopes = scaled / spread
-    return slopes.at[0].add(-jnp.sum(slopes * centre))
+def _of_each(
+    chosen: Bool[np.ndarray, "B n n"], known: Float[np.ndarray, "B basis"]
+) -> tuple[np.ndarray, np.ndarray]:
+    """For each chosen link what is known of its process, and its share of the chosen ones there."""
+    number = chosen.sum((1, 2))
+    return tuple(np.repeat(x, number, axis=0) for x in (known, 1 / np.maximum(number, 1)))  # type: ignore[return-value]
 
 
 def train(plan: Plan, folder: Path, resume: bool = False, num_workers: int = 2) -> str:
-    """The whole run: steps, correction of the sds, file of weights.
+    """The whole run: steps, corrections, file of weights.
 
     Args:
         plan: of the run.
@@ -400,7 +374,7 @@ def train(plan: Plan, folder: Path, resume: bool = False, num_workers: int = 2) 
     pool = ProcessPoolExecutor(num_workers, get_context("spawn")) if num_workers else None
     try:
         run = advance(plan, run, folder, plan.steps, pool)
-        net = fit_correction(plan, run.net, pool)
+        net = fit_corrections(plan, run.net, pool)
     finally:
         if pool is not None:
             pool.shutdown(cancel_futures=True)

@@ -58,12 +58,11 @@ class TrainingPrior:
     """Processes in a window of length 1, as the network is trained on.
 
     Number of states: one of `num_states`, alike. Strengths of links: 45 % Beta(1, 2); 30 % log-normal, half of them
-    with sigma ~ U(.2, 1.2) and half with U(1.2, 2.2); 25 % reversible: log-normal symmetric strengths, sigma ~
-    U(.2, 1.2), and energies N(0, 1). Graph: 45 % full, 30 % reciprocal and 25 % directed, both with a density
-    U(.3, .85) and a random cycle through all states. Mean exit rate: log-uniform on [1.5, 40]. Start: 60 % stationary,
-    else Dirichlet(1). Label noise: 0 in 40 %, else U(0, .2). Times: of 100 points, 50 % every s-th, with s among 1, 1,
-    2, 2, 3, 4, 6, 10, else each with a probability U(.12, .8). Number of paths: 1, 2, 4, 10, 30, 100, U{150..300} or
-    log-uniform on 300 to 1e5, alike.
+    with sigma ~ U(.2, 1.2) and half with U(1.2, 2.2); 25 % reversible, exp((E_i - E_j) / 2) with energies of N(0, 1/4).
+    Graph: 45 % full, 30 % reciprocal and 25 % directed, both with a density U(.3, .85) and a random cycle through all
+    states. Mean exit rate: log-uniform on [1.5, 40]. Start: 60 % stationary, else Dirichlet(1). Label noise: 0 in 40 %,
+    else U(0, .2). Times: of 100 points, 50 % every s-th, with s among 1, 1, 2, 2, 3, 4, 6, 10, else each with a
+    probability U(.12, .8). Number of paths: 1, 2, 4, 10, 30, 100, U{150..300} or log-uniform on 300 to 1e5, alike.
 
     Attributes:
         num_states: from which n is drawn.
@@ -132,13 +131,11 @@ def _strengths(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n n"]:
     kind = rng.random()
     if kind < 0.45:
         return rng.beta(1, 2, (n, n))
-    sigma = rng.uniform(1.2, 2.2) if 0.6 <= kind < 0.75 else rng.uniform(0.2, 1.2)
-    normal = sigma * rng.normal(size=(n, n))
     if kind < 0.75:
-        return np.exp(normal)
-    energies = rng.normal(size=n)
-    symmetric = np.tril(normal) + np.tril(normal, -1).T
-    return np.exp(symmetric + (energies[:, None] - energies) / 2)
+        sigma = rng.uniform(0.2, 1.2) if kind < 0.6 else rng.uniform(1.2, 2.2)
+        return np.exp(sigma * rng.normal(size=(n, n)))
+    energies = 0.5 * rng.normal(size=n)
+    return np.exp((energies[:, None] - energies) / 2)
 
 
 def _graph(rng: np.random.Generator, n: int) -> Int[np.ndarray, "n n"]:

@@ -63,7 +63,7 @@ def ranks(kernel, model, num_simulations, num_draws, thinning, seed=1):
             state = jax.lax.fori_loop(0, thinning, lambda _, s: sampler.sample(s, args, {}), state)
             return state, sampler.postprocess_fn(args, {})(state.z)
 
-        # the first 20 are warm-up, in the same loop: half as much to compile
+        # the first 20 or a few more are warm-up, in the same loop: half as much to compile
         few = -(-20 // thinning)
         _, draws = jax.lax.scan(draw, state, length=few + num_draws)
         below = [(draws[name][few:] < trace[name]["value"]).sum(0) for name in draws]

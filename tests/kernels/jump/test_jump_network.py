@@ -4,12 +4,14 @@ import subprocess
 import sys
 import zipfile
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.testing as npt
 import pytest
 from jax import random
+from scipy import special
 
 from emberwalk.kernels.jump import network, network_features, simulate_batch
 from emberwalk.kernels.jump.network import (
@@ -40,8 +42,9 @@ def rough(key):
     leaves, tree = jax.tree.flatten(net)
     keys = random.split(key, len(leaves))
     moved = [x + 0.05 * random.normal(k, x.shape, x.dtype) for x, k in zip(leaves, keys, strict=True)]
-    # of the correction's factors one is log J
-    return jax.tree.unflatten(tree, [*moved[:-1], moved[-1] / 10])
+    net = jax.tree.unflatten(tree, moved)
+    # of the corrections' factors one is log J
+    return eqx.tree_at(lambda net: (net.sd_correction, net.presence_correction), net, replace_fn=lambda x: x / 10)
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,27 @@ def predicted(net, statistics):
 def fresh(net, statistics):
     """`predict`, traced anew: with the features that the module has now."""
     return jax.jit(lambda net, s: network.answer(net, network.prepare(s))[0])(net, statistics)
+
+
+def test_jump_network_corrections_are_those_of_their_equation(net, statistics):
+    """Log odds and log sd, from those of the network without them."""
+    names = ("sd_correction", "presence_correction")
+    plain = eqx.tree_at(lambda net: [getattr(net, name) for name in names], net, replace_fn=jnp.zeros_like)
+    before, after = (fresh(each, statistics) for each in (plain, net))
+    links = ~np.eye(N, dtype=bool)
+    log_changes = float(network.prepare(statistics).log_changes)
+    rho = float(before.label_noise_presence * before.label_noise_mean**2)
+    bends = [max(log_changes - at, 0) for at in (4, 7, 10, 13)]
+    known = np.array([1, log_changes, *bends, 1 / N, rho, log_changes / N, log_changes * rho])
+    of_links, of_noise = np.asarray(net.sd_correction) @ known
+    constant, slope, above = np.asarray(net.presence_correction) @ known
+    odds, found = (np.asarray(special.logit(np.float64(x.presence[links]))) for x in (before, after))
+    npt.assert_allclose(found, constant + (1 + slope) * odds + above * np.maximum(odds, 0), atol=1e-4)
+    assert np.abs(found - odds).max() > 0.01
+    npt.assert_allclose(np.log(after.sqrt_sd[links] / before.sqrt_sd[links]), of_links, atol=1e-4)
+    npt.assert_allclose(np.log(after.label_noise_sd / before.label_noise_sd), of_noise, atol=1e-4)
+    for name in ("sqrt_mean", "label_noise_mean", "label_noise_presence"):
+        npt.assert_array_equal(getattr(after, name), getattr(before, name))
 
 
 def relabelled(predicted):
@@ -336,7 +360,7 @@ def test_jump_network_bad_input_files(tmp_path, net):
         load_weights(file)
 
 
-PART_B = ("network", "network_features", "train")
+PART_B = ("network", "network_correction", "network_features", "train")
 
 
 def test_jump_network_is_imported_by_nothing_else():
@@ -352,7 +376,8 @@ def test_jump_network_is_imported_by_nothing_else():
 def test_jump_network_is_not_loaded_with_infer():
     code = (
         "import sys, emberwalk.infer, emberwalk.kernels.jump\n"
-        "print([m for m in sys.modules if m.endswith(('jump.network', 'jump.train')) or m == 'equinox'])"
+        "parts = ('jump.network', 'jump.network_correction', 'jump.train')\n"
+        "print([m for m in sys.modules if m.endswith(parts) or m == 'equinox'])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.strip() == "[]", done.stderr

@@ -1,4 +1,4 @@
-"""Training: a run that was interrupted is one that was not; the loss knows its optimum; sds are corrected."""
+"""Training: a run that was interrupted is one that was not; the loss knows its optimum; corrections are fitted."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from jax import random
 
 from emberwalk.kernels.jump import train
 from emberwalk.kernels.jump.network import MJPNet, load_weights, prepare
+from emberwalk.kernels.jump.network_correction import fit_log_odds, fit_log_scale, odds_basis
 from emberwalk.kernels.jump.train import (
     CHECKPOINT,
     WEIGHTS,
@@ -17,7 +18,6 @@ from emberwalk.kernels.jump.train import (
     begin,
     bounded_square,
     draw_batch,
-    fit_log_scale,
     load_checkpoint,
     loss,
     scores,
@@ -59,9 +59,10 @@ def test_jump_network_training_ends_with_weights_that_load(tmp_path, monkeypatch
     run = load_checkpoint(tmp_path, plan)
     assert run.step == 2
     npt.assert_array_equal(net.link_weight, run.net.link_weight)
-    assert (np.asarray(run.net.sd_correction) == 0).all()
-    assert np.isfinite(np.asarray(net.sd_correction)).all()
-    assert np.asarray(net.sd_correction).any()
+    for name in ("sd_correction", "presence_correction"):
+        assert (np.asarray(getattr(run.net, name)) == 0).all()
+        assert np.isfinite(np.asarray(getattr(net, name))).all()
+        assert np.asarray(getattr(net, name)).any()
     # what had ended is not begun anew
     assert train.train(plan, tmp_path, resume=True, num_workers=0) == digest
 
@@ -185,7 +186,8 @@ def test_jump_network_training_learns(batch):
         losses.append(float(value))
     assert np.isfinite(losses).all()
     assert losses[-1] < losses[0] - 1
-    assert (np.asarray(net.sd_correction) == 0).all()
+    assert not np.asarray(net.sd_correction).any()
+    assert not np.asarray(net.presence_correction).any()
 
 
 def test_jump_network_training_log_scale_gives_the_intervals_their_content():
@@ -206,6 +208,38 @@ def test_jump_network_training_log_scale_gives_the_intervals_their_content():
     assert_exact(z_scores(right[few] < 0.6745, 0.5))
     # planted: the scale that is likeliest, which outliers make
     assert np.log(z.std()) > np.log(np.median(np.abs(z)) / 0.6745) + 1
+
+
+def test_jump_network_training_log_odds_are_made_right():
+    """Links that are there less often than was said, where log J is large: a shift and a slope that depend on it."""
+    rng = np.random.default_rng(1)
+    number = 60_000
+    known = np.column_stack([np.ones(number), rng.uniform(0, 10, number), rng.integers(2, 9, number)])
+    said = 2 * rng.normal(size=number)
+    shift, slope = known @ [0.3, -0.15, 0.05], known @ [0.2, -0.06, 0.0]
+    right = shift + (1 + slope) * said + 0.3 * np.maximum(said, 0)
+    there = rng.random(number) < 1 / (1 + np.exp(-right))
+    found = np.asarray(fit_log_odds(said, there, known, np.ones(number)))
+    npt.assert_allclose(found, [[0.3, -0.15, 0.05], [0.2, -0.06, 0.0], [0.3, 0.0, 0.0]], atol=0.12)
+    parts = np.asarray(odds_basis(jnp.asarray(said)))
+    corrected = 1 / (1 + np.exp(-(said + (parts * (found @ known.T)).sum(0))))
+    many = known[:, 1] > 7
+    for presence, is_right in ((corrected, True), (1 / (1 + np.exp(-said)), False)):
+        middle = many & (presence > 0.25) & (presence < 0.5)
+        z = z_scores(there[middle] - presence[middle], 0.0)
+        assert (np.abs(z) < 4.5).all() == is_right
+
+
+def test_jump_network_training_log_odds_count_by_their_weights():
+    """A link that counts twice is two links; what has no weight says nothing."""
+    rng = np.random.default_rng(2)
+    said, uniform = rng.normal(size=500), rng.random(500)
+    known = np.column_stack([np.ones(500), rng.normal(size=500)])
+    there, weights = uniform < 0.3, rng.integers(0, 3, 500)
+    weighted = fit_log_odds(said, there, known, weights)
+    repeated = fit_log_odds(*(np.repeat(x, weights, axis=0) for x in (said, there, known)), np.ones(weights.sum()))
+    npt.assert_allclose(weighted, repeated, atol=2e-3)
+    assert np.abs(np.asarray(fit_log_odds(said, there, known, np.ones(500)) - weighted)).max() > 0.02
 
 
 def test_jump_network_training_loss_is_that_of_its_equation(batch):

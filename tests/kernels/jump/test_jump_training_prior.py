@@ -147,6 +147,12 @@ def test_jump_network_training_processes_are_as_they_are_described():
     balanced = np.abs(flows - flows.transpose(0, 2, 1)).max((1, 2)) < 1e-3 * flows.max((1, 2))
     # 25 %, where the graph is reciprocal
     assert_exact(z_scores(balanced[reciprocal], 0.25))
+    # q_ij q_ji is then the same for all links, and the energies of a state and the next differ by sqrt(2) / 2
+    both = balanced & full
+    products = (rates * rates.transpose(0, 2, 1))[both][:, 0, 1:]
+    npt.assert_allclose(products, np.broadcast_to(products[:, :1], products.shape), rtol=1e-4)
+    ratios = np.log(rates[both, 0, 1] / rates[both, 1, 0])
+    assert_exact(z_scores(ratios**2, 0.5))
 
 
 def test_jump_network_training_path_numbers_are_as_they_are_described():
