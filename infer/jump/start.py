@@ -78,7 +78,7 @@ _MANY_LABELS = 5_000
 
 
 def runner(arguments: Any) -> Run:
-    """How the parts of a start are run: compiled ahead of each other, or as they are where data are traced.
+    """How the parts of a start are run: compiled beside each other, or as they are where data are traced.
 
     A start runs once, so that compiling is what it costs. Its parts are asked of the compiler at its lowest level, but
     for those that go through many labels many times; and each is traced on the shapes of those before it, while they
