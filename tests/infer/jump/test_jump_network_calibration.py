@@ -1,9 +1,13 @@
 """Intervals, presence and noise level of the shipped network, on fresh processes of its training prior.
 
-2000 processes for each number of states and of paths, seeds that training has not seen. Intervals of links that are
-there; presence of links in four bins that a thousand links or more are in; the noise level where it is not 0, and how
-often that is so.
+4000 processes for each number of states and of paths, seeds that training has not seen: of 2000, 1200 have wrong
+labels, and their share in an interval is known to .014 only. Intervals of links that are there; the noise level where
+it is not 0, and how often that is so; presence of links in four bins, of all numbers of paths together: links of a
+process go together, and a bin of one number of paths is known to .02 only.
 """
+
+from functools import cache
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,24 +19,70 @@ from emberwalk.kernels.jump.training_prior import TrainingPrior, process_statist
 from tests.statistics import optimised
 
 NUM_PATHS = (1, 4, 16, 60, 200, 1000, 10_000)
-NUM_DRAWS = 2000
-PROBS = (0.5, 0.9)
-BINS = ((0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.01))
+NUM_DRAWS, AT_ONCE = 4000, 1000
+PROBS = np.array([0.5, 0.9])
+EDGES = np.array([0.25, 0.5, 0.75])
 # a bin with fewer links than this says nothing to within .05
 FEWEST_LINKS = 1000
 
 
-def drawn(num_states, num_paths, num_draws=NUM_DRAWS):
+class Found(NamedTuple):
+    """Of processes with as many states and paths.
+
+    Attributes:
+        links: share of links that are there in intervals of 50 and 90 %.
+        noise: share of noise levels that are not 0 in theirs.
+        in_bin: links by what is said of their presence `[4]`.
+        away: links that are there less what was said, summed by bin `[4]`.
+        said_noisy: mean probability that labels may be wrong.
+        noisy: share of processes of which that is so.
+        sure: of those that are said to be noisy with .9 and more, their number and the share that is.
+        errors: of rates, and of the base estimate.
+    """
+
+    links: np.ndarray
+    noise: np.ndarray
+    in_bin: np.ndarray
+    away: np.ndarray
+    said_noisy: float
+    noisy: float
+    sure: tuple[int, float]
+    errors: tuple[float, float]
+
+
+def drawn(num_states, num_paths):
     """What the network says, true rates, true label noise."""
-    rng, prior = np.random.default_rng([7, num_states, num_paths]), TrainingPrior()
-    processes = [prior.process(rng, num_states) for _ in range(num_draws)]
-    statistics = stacked(process_statistics(rng, process, num_paths) for process in processes)
-    net = load_weights()
+    rng, prior, net = np.random.default_rng([7, num_states, num_paths]), TrainingPrior(), load_weights()
+    said, rates, noise = [], [], []
     with optimised():
-        found = jax.jit(jax.vmap(lambda s: predict(net, s)))(statistics)
-        found = jax.block_until_ready(found)
-    rates = np.array([process.rates for process in processes])
-    return found, rates, np.array([process.label_noise for process in processes])
+        predicted = jax.jit(jax.vmap(lambda s: predict(net, s)))
+        for _ in range(NUM_DRAWS // AT_ONCE):
+            processes = [prior.process(rng, num_states) for _ in range(AT_ONCE)]
+            statistics = stacked(process_statistics(rng, process, num_paths) for process in processes)
+            said.append(jax.device_get(predicted(statistics)))
+            rates += [process.rates for process in processes]
+            noise += [process.label_noise for process in processes]
+    return jax.tree.map(lambda *x: np.concatenate(x), *said), np.array(rates), np.array(noise)
+
+
+@cache
+def found_at(num_states, num_paths):
+    said, rates, noise = drawn(num_states, num_paths)
+    links = np.broadcast_to(~np.eye(num_states, dtype=bool), rates.shape)
+    presence, there = said.presence[links].astype(np.float64), (rates > 0)[links]
+    bins = np.searchsorted(EDGES, presence, side="right")
+    p_noisy = said.label_noise_presence
+    sure = p_noisy > 0.9
+    return Found(
+        links=held(said.sqrt_mean, said.sqrt_sd, rates),
+        noise=held(said.label_noise_mean, said.label_noise_sd, noise),
+        in_bin=np.bincount(bins, minlength=4),
+        away=np.bincount(bins, there - presence, minlength=4),
+        said_noisy=float(p_noisy.mean()),
+        noisy=float((noise > 0).mean()),
+        sure=(int(sure.sum()), float((noise > 0)[sure].mean()) if sure.any() else 1.0),
+        errors=tuple(float(np.sqrt(np.mean((q - rates) ** 2))) for q in (said.rates, said.base)),
+    )
 
 
 def held(mean, sd, values):
@@ -44,46 +94,40 @@ def held(mean, sd, values):
     return np.array(found)
 
 
-def reliability(presence, there):
-    """Share of links that are there less what was said, by bin; NaN where there are few."""
-    found = []
-    for low, high in BINS:
-        chosen = (presence >= low) & (presence < high)
-        few = chosen.sum() < FEWEST_LINKS
-        found.append(np.nan if few else there[chosen].mean() - presence[chosen].mean())
-    return np.array(found)
+def by_states(*num_states):
+    """All of as many states in one worker, which draws once."""
+    return [pytest.param(n, marks=pytest.mark.xdist_group(f"jump-network-calibration-{n}")) for n in num_states]
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("num_states", [2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("num_paths", NUM_PATHS)
+@pytest.mark.parametrize("num_states", by_states(2, 3, 4, 5, 6, 7, 8))
 def test_jump_network_calibration_within_training(num_states, num_paths):
-    found, rates, noise = drawn(num_states, num_paths)
-    links = np.broadcast_to(~np.eye(num_states, dtype=bool), rates.shape)
-    of_links = held(found.sqrt_mean, found.sqrt_sd, rates)
-    of_noise = held(found.label_noise_mean, found.label_noise_sd, noise)
-    of_presence = reliability(np.asarray(found.presence)[links], (rates > 0)[links])
-    said = float(np.mean(found.label_noise_presence))
-    print(f"n = {num_states}, {num_paths} paths: links {of_links}, noise {of_noise}, presence {of_presence}")
-    assert np.abs(of_links - PROBS).max() <= 0.06, of_links
-    assert np.abs(of_noise - PROBS).max() <= 0.05, of_noise
-    assert np.nanmax(np.abs(of_presence)) <= 0.05, of_presence
-    # .6 of the processes have wrong labels; two thousand draws know that to .011
-    assert abs(said - (noise > 0).mean()) <= 0.05
-    sure = np.asarray(found.label_noise_presence) > 0.9
-    if sure.sum() > 100:
-        assert (noise > 0)[sure].mean() > 0.9
+    found = found_at(num_states, num_paths)
+    assert np.abs(found.links - PROBS).max() <= 0.06, found.links
+    assert np.abs(found.noise - PROBS).max() <= 0.05, found.noise
+    # .6 of the processes have wrong labels; four thousand draws know that to .008
+    assert abs(found.said_noisy - found.noisy) <= 0.05
+    number, share = found.sure
+    assert number < 100 or share > 0.9
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("num_states", by_states(2, 3, 4, 5, 6, 7, 8))
+def test_jump_network_calibration_of_presence(num_states):
+    each = [found_at(num_states, num_paths) for num_paths in NUM_PATHS]
+    number, away = (np.sum([getattr(x, name) for x in each], 0) for name in ("in_bin", "away"))
+    distance = np.where(number >= FEWEST_LINKS, away / np.maximum(number, 1), 0)
+    assert np.abs(distance).max() <= 0.05, distance
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("num_paths", NUM_PATHS)
-def test_jump_network_calibration_of_ten_states(num_paths):
+@pytest.mark.parametrize("num_states", by_states(10))
+def test_jump_network_calibration_of_ten_states(num_states, num_paths):
     """Never trained on."""
-    found, rates, noise = drawn(10, num_paths)
-    of_links = held(found.sqrt_mean, found.sqrt_sd, rates)
-    of_noise = held(found.label_noise_mean, found.label_noise_sd, noise)
-    errors = [np.sqrt(np.mean((np.asarray(q) - rates) ** 2)) for q in (found.rates, found.base)]
-    print(f"10 states, {num_paths} paths: links {of_links}, noise {of_noise}, errors {errors}")
-    assert np.abs(of_links - PROBS).max() <= 0.06, of_links
-    assert of_noise[1] >= 0.8, of_noise
-    assert errors[0] <= errors[1]
+    found = found_at(num_states, num_paths)
+    assert np.abs(found.links - PROBS).max() <= 0.06, found.links
+    assert found.noise[1] >= 0.8, found.noise
+    ours, base = found.errors
+    assert ours <= base
