@@ -55,7 +55,6 @@ def test_jump_guide_begins_within_2_nats_of_its_end(full_rank):
     assert last - first < (0.2 if full_rank else 2)
 
 
-@pytest.mark.nightly
 def test_jump_planted_guide_without_the_refined_start_is_far():
     """NumPyro's own begins hundreds of nats below."""
     stats = counts_of_three()
