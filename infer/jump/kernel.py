@@ -4,8 +4,8 @@
     2. every few draws a transition of NUTS, with the covariance of that density for its mass matrix
 
 Both leave the posterior invariant, whatever the start was: a bad one is slow and never wrong. Where rates, links and
-noise are well known the first is nearly independent draws at the cost of a density each; where the posterior has
-another shape the second takes over.
+noise are well known the first is nearly independent draws at the cost of a density each, and the second is made seldom;
+where the posterior has another shape the second takes over. Which of them it is, warm-up decides.
 """
 
 from collections.abc import Callable
@@ -30,6 +30,8 @@ from .start import FlatModel, Refinement, check_refined, fell_back, refine, runn
 from .transition import Nuts, NutsMove
 
 _STUCK, _RARELY = 0.05, 0.1
+# A NUTS transition costs as much as a hundred densities: where most proposals are accepted it is made more seldom.
+_MOSTLY, _SELDOM = 0.5, 4
 
 type Values = dict[str, Array]
 
@@ -41,6 +43,7 @@ class ZeroShotMJPState(NamedTuple):
         i: draws done, warm-up included; one for all vectorized chains.
         all_nuts: whether every draw is a transition of NUTS, since proposals were hardly ever accepted in warm-up; one
             for all vectorized chains.
+        nuts_every: draws from one transition of NUTS to the next; one for all vectorized chains.
         z: unconstrained value of each latent site.
         z_grad: gradient of the potential at the end of the last transition of NUTS; zeros before the first.
         potential_energy: of `z`.
@@ -61,6 +64,7 @@ class ZeroShotMJPState(NamedTuple):
 
     i: Int[Array, ""]
     all_nuts: Bool[Array, ""]
+    nuts_every: Int[Array, ""]
     z: Values
     z_grad: Values
     potential_energy: Float[Array, ""]
@@ -95,7 +99,8 @@ class ZeroShotMJP(ModelKernel):
         labels: for emissions other than a scalar Normal with rising means: a guessed state for each measurement, or a
             function of the measurements that makes them. Only the start depends on it.
         num_proposals: independence moves of a draw. Raise it where they are accepted rarely and the density is cheap.
-        nuts_every: draws from one transition of NUTS to the next.
+        nuts_every: draws from one transition of NUTS to the next; four times as many after a warm-up in which more
+            than half of the proposals were accepted.
         target_accept_prob: of NUTS.
         max_tree_depth: of NUTS.
 
@@ -121,7 +126,7 @@ class ZeroShotMJP(ModelKernel):
     """
 
     state_class = ZeroShotMJPState
-    shared_fields = ("i", "all_nuts")
+    shared_fields = ("i", "all_nuts", "nuts_every")
     start_level = 1
     fresh = {**ModelKernel.fresh, "_known": None}  # noqa: RUF012
 
@@ -235,6 +240,7 @@ class ZeroShotMJP(ModelKernel):
         return ZeroShotMJPState(
             i=nothing,
             all_nuts=jnp.zeros((), bool),
+            nuts_every=nothing + self.nuts_every,
             z=z,
             z_grad=jax.tree.map(jnp.zeros_like, z),
             potential_energy=energy,
@@ -287,8 +293,11 @@ class ZeroShotMJP(ModelKernel):
     def _turned(self, state: ZeroShotMJPState, acceptance: Array) -> ZeroShotMJPState:
         """The state, at the end of warm-up with its average begun anew."""
         over = (state.i == self._num_warmup) & (self._num_warmup > 0)
+        all_nuts = jnp.where(over, acceptance < _STUCK, state.all_nuts)
+        seldom = jnp.where(over & (acceptance > _MOSTLY), _SELDOM * self.nuts_every, state.nuts_every)
         return state._replace(
-            all_nuts=jnp.where(over, acceptance < _STUCK, state.all_nuts),
+            all_nuts=all_nuts,
+            nuts_every=jnp.where(all_nuts, 1, seldom),
             mean_independence_accept_prob=jnp.where(over, 0, state.mean_independence_accept_prob),
         )
 
@@ -306,7 +315,7 @@ class ZeroShotMJP(ModelKernel):
             lambda: Moved(place, zero, jnp.zeros((), jnp.int32)),
             lambda: independence_moves(key_independence, place, state.proposal, potential, self.num_proposals),
         )
-        with_nuts = state.all_nuts | (state.i % self.nuts_every == 0)
+        with_nuts = state.i % state.nuts_every == 0
         ended = lax.cond(
             with_nuts,
             lambda: self._nuts.move(key_nuts, proposed.place, potential, state.adapt_state, self._phase(state)),

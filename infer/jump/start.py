@@ -93,17 +93,21 @@ def runner(arguments: Any) -> Run:
 
     def run(parts: Callable[[Call], Refinement]) -> Refinement:
         programs: dict[Callable[..., Any], Future[jax.stages.Compiled]] = {}
-        with ThreadPoolExecutor() as threads:
+        threads = ThreadPoolExecutor()
 
-            def ahead(part: Callable[..., Any], is_long: bool, *shapes: Any) -> Any:
-                traced = jax.jit(part).trace(*shapes)
-                level = int(is_long and largest > _MANY_LABELS)
-                options = {"xla_backend_optimization_level": level}
-                programs[part] = threads.submit(traced.lower().compile, options)
-                return traced.out_info
+        def ahead(part: Callable[..., Any], is_long: bool, *shapes: Any) -> Any:
+            traced = jax.jit(part).trace(*shapes)
+            level = int(is_long and largest > _MANY_LABELS)
+            options = {"xla_backend_optimization_level": level}
+            programs[part] = threads.submit(traced.lower().compile, options)
+            return traced.out_info
 
+        try:
             parts(ahead)
             return parts(lambda part, _, *inputs: programs[part].result()(*inputs))
+        finally:
+            # a model that is refused is refused at once, and not when what was begun is compiled
+            threads.shutdown(wait=False, cancel_futures=True)
 
     return run
 

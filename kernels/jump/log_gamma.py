@@ -30,9 +30,13 @@ def log_gamma_log_density(alpha: Values, log_g: Values) -> Values:
     """
     large = jnp.maximum(alpha, 20.0)
     stirling = 0.5 * (jnp.log(large) - _LOG_2PI) - 1 / (12 * large) + 1 / (360 * large**3)
-    u = log_g - jnp.log(alpha)
     plain = alpha * log_g - jnp.exp(log_g) - gammaln(alpha)
-    return jnp.where(alpha > 20, stirling - alpha * _exp_less_two_terms(u), plain)
+    return jnp.where(alpha > 20, stirling + log_gamma_below_mode(alpha, log_g), plain)
+
+
+def log_gamma_below_mode(alpha: Values, log_g: Values) -> Values:
+    """Log density of log g less that at its mode, log alpha: no Gamma function is in it."""
+    return -alpha * _exp_less_two_terms(log_g - jnp.log(alpha))
 
 
 def log_gamma_log_moment(alpha: Values, s: Values) -> Values:

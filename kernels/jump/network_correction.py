@@ -31,7 +31,7 @@ _LEVELS = (0.5, 0.9)
 _STEPS, _STEP_SIZE = 600, 0.05
 # Of coefficients in units of their column's spread: what few links leave open stays near no correction.
 _RIDGE = 1e-6
-_SLOPE_LEFT = 1e-7
+_SLOPE_LEFT, _SLOPE_TOLERATED = 1e-7, 1e-5
 
 
 def correction_basis(
@@ -110,6 +110,9 @@ def fit_log_odds(
         known: `[m, d]`, the first column of ones.
         weights: `[m]`, how much each counts.
 
+    Raises:
+        RuntimeError: the search did not end where the slope is nearly 0, as with log odds that are not finite.
+
     Examples:
         >>> from emberwalk.kernels.jump.network_correction import fit_log_odds
         >>> rng, ones = np.random.default_rng(0), np.ones(40_000)
@@ -136,8 +139,13 @@ def fit_log_odds(
         return float(value), gradient + 2 * _RIDGE * coefficients
 
     start = np.zeros(NUM_ODDS * basis.shape[1])
-    found = minimize(loss, start, jac=True, method="BFGS", options={"gtol": _SLOPE_LEFT}).x
-    return jnp.asarray(_unscaled(found.reshape(NUM_ODDS, -1), spread, centre), jnp.float32)
+    found = minimize(loss, start, jac=True, method="BFGS", options={"gtol": _SLOPE_LEFT})
+    # the search may end short of its aim for want of digits, not here
+    if not np.abs(found.jac).max() < _SLOPE_TOLERATED:
+        raise RuntimeError(
+            f"the log odds of {len(said)} links were not fitted, slope {np.abs(found.jac).max():.2g}: {found.message}"
+        )
+    return jnp.asarray(_unscaled(found.x.reshape(NUM_ODDS, -1), spread, centre), jnp.float32)
 
 
 def _spread_and_centre(known: Float[np.ndarray, "m d"]) -> tuple[np.ndarray, np.ndarray]:

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import random
-from jax.scipy.special import gammaln, ndtri
+from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, Key
 
 from .laplace import SkewLaplace
-from .log_gamma import log_gamma_log_density
+from .log_gamma import log_gamma_below_mode
 
 _WIDE_SHARE, _DEGREES, _WIDTH = 0.05, 5, 1.5
 _FARTHEST, _INTERVALS = 9.0, 512
@@ -95,7 +95,9 @@ class Proposal(NamedTuple):
     def _wide_log_prob(self, t: Float[Array, "*shape d"]) -> Float[Array, "*shape"]:
         d = t.shape[-1]
         square = ((((t - self.mode) / (_WIDTH * self.sd)) @ self.whiten.T) ** 2).sum(-1)
-        constant = gammaln((_DEGREES + d) / 2) - gammaln(_DEGREES / 2) - d / 2 * math.log(_DEGREES * math.pi)
+        # of numbers that are known: the log Gamma function of JAX is as long to compile as a filter
+        log_gammas = math.lgamma((_DEGREES + d) / 2) - math.lgamma(_DEGREES / 2)
+        constant = log_gammas - d / 2 * math.log(_DEGREES * math.pi)
         log_det = self._log_det() - jnp.log(_WIDTH * self.sd).sum()
         return constant + log_det - (_DEGREES + d) / 2 * jnp.log1p(square / _DEGREES)
 
@@ -129,13 +131,14 @@ def tabled(fit: SkewLaplace) -> Proposal:
 
 def _log_gamma_quantiles(alpha: Float[Array, ""], scores: Float[Array, " m"]) -> Float[Array, " m"]:
     """Of log g, g ~ Gamma(alpha, 1), at rising scores, by the trapezoid rule; each tail is summed from its end."""
-    # log F is -45 at the lower end, and log (1 - F) at the upper
-    low = jnp.where(alpha > 30, jnp.log(alpha) - 13 / jnp.sqrt(alpha), (gammaln(alpha + 1) - 45) / alpha)
+    # log F is -45 at the lower end, by Stirling's formula where alpha is small, and log (1 - F) at the upper
+    stirling = (alpha + 0.5) * jnp.log(alpha + 1) - alpha - 1 + _LOG_2PI / 2 + 1 / (12 * (alpha + 1))
+    low = jnp.where(alpha > 30, jnp.log(alpha) - 13 / jnp.sqrt(alpha), (stirling - 45) / alpha)
     high = jnp.log(alpha + 14 * jnp.sqrt(alpha) + 50)
     # closer together at the upper end, where a small alpha has all that bends
     back = jnp.expm1(_BEND * jnp.linspace(1, 0, _GRID, dtype=scores.dtype)) / math.expm1(_BEND)
     log_g = high - (high - low) * back
-    density = jnp.exp(log_gamma_log_density(alpha, log_g))
+    density = jnp.exp(log_gamma_below_mode(alpha, log_g))
     mass = (density[1:] + density[:-1]) / 2 * jnp.diff(log_g)
     nothing = jnp.zeros((1,), mass.dtype)
     below = jnp.concatenate([nothing, jnp.cumsum(mass)])

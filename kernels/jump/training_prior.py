@@ -34,6 +34,7 @@ _FEWEST = 30
 _MANY = 100
 _FINE_POINTS = 100
 _STRIDES = (1, 1, 2, 2, 3, 4, 6, 10)
+_LEAST = 0.01  # of the strongest link
 _FEW_PATHS = (1, 2, 4, 10, 30, 100)
 
 
@@ -60,9 +61,10 @@ class TrainingPrior:
     Number of states: one of `num_states`, alike. Strengths of links: 45 % Beta(1, 2); 30 % log-normal, half of them
     with sigma ~ U(.2, 1.2) and half with U(1.2, 2.2); 25 % reversible, exp((E_i - E_j) / 2) with energies of N(0, 1/4).
     Graph: 45 % full, 30 % reciprocal and 25 % directed, both with a density U(.3, .85) and a random cycle through all
-    states. Mean exit rate: log-uniform on [1.5, 40]. Start: 60 % stationary, else Dirichlet(1). Label noise: 0 in 40 %,
-    else U(0, .2). Times: of 100 points, 50 % every s-th, with s among 1, 1, 2, 2, 3, 4, 6, 10, else each with a
-    probability U(.12, .8). Number of paths: 1, 2, 4, 10, 30, 100, U{150..300} or log-uniform on 300 to 1e5, alike.
+    states. Links below 1 % of the strongest are dropped; on the cycle they are raised to it. Mean exit rate:
+    log-uniform on [1.5, 40]. Start: 60 % stationary, else Dirichlet(1). Label noise: 0 in 40 %, else U(0, .2). Times:
+    of 100 points, 50 % every s-th, with s among 1, 1, 2, 2, 3, 4, 6, 10, else each with a probability U(.12, .8).
+    Number of paths: 1, 2, 4, 10, 30, 100, U{150..300} or log-uniform on 300 to 1e5, alike.
 
     Attributes:
         num_states: from which n is drawn.
@@ -115,7 +117,7 @@ class TrainingPrior:
             num_states: n, at least 2.
         """
         rng = np.random.default_rng(seed)
-        rates = _strengths(rng, num_states) * _graph(rng, num_states)
+        rates = _links(rng, _strengths(rng, num_states))
         rates *= _log_uniform(rng, 1.5, 40) / rates.sum(1).mean()
         still = rng.random() < 0.6
         initial = _stationary(rates) if still else rng.dirichlet(np.ones(num_states))
@@ -138,20 +140,24 @@ def _strengths(rng: np.random.Generator, n: int) -> Float[np.ndarray, "n n"]:
     return np.exp((energies[:, None] - energies) / 2)
 
 
-def _graph(rng: np.random.Generator, n: int) -> Int[np.ndarray, "n n"]:
-    """1 where a link is; every state can be reached from every other."""
-    kind = rng.random()
-    links = np.ones((n, n), bool) if kind < 0.45 else rng.random((n, n)) < rng.uniform(0.3, 0.85)
+def _links(rng: np.random.Generator, strengths: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """Strengths where a link is, else 0; every state can be reached from every other."""
+    n, kind = len(strengths), rng.random()
+    graph = np.ones((n, n), bool) if kind < 0.45 else rng.random((n, n)) < rng.uniform(0.3, 0.85)
     around = rng.permutation(n)
     if 0.45 <= kind < 0.75:
-        links = np.triu(links) | np.triu(links).T
-        links[np.roll(around, 1), around] = True
-    links[around, np.roll(around, 1)] = True
-    return links & ~np.eye(n, dtype=bool)
+        graph = np.triu(graph) | np.triu(graph).T
+        graph[np.roll(around, 1), around] = True
+    cycle = (around, np.roll(around, 1))
+    graph[cycle] = True
+    found = strengths * (graph & ~np.eye(n, dtype=bool))
+    least = _LEAST * found.max()
+    found[cycle] = np.maximum(found[cycle], least)
+    return np.where(found < least, 0, found)
 
 
 def _stationary(rates: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
-    """In float64, where rates are no more than 1e6 times each other and no elimination is needed."""
+    """In float64, where rates are no more than 100 times each other and no elimination is needed."""
     n = len(rates)
     equations = (rates - np.diag(rates.sum(1))).T
     equations[0] = 1

@@ -49,6 +49,9 @@ def test_jump_kernel_accepts_its_proposals():
     """30 rates, 300 paths: .88 in the specification."""
     acceptance, mcmc = acceptance_at(300)
     assert acceptance >= 0.7
+    # every fourth draw in warm-up, and every sixteenth after one in which most proposals are accepted
+    assert int(mcmc.last_state.nuts_every) == 16
+    assert np.flatnonzero(mcmc.get_extra_fields()["num_steps"]).tolist() == list(range(12, 150, 16))
     assert diagnose(mcmc) == []
     assert np.isfinite(mcmc.last_state.pareto_khat)
     start = mcmc.sampler.posterior_start["log_rates"]
@@ -275,6 +278,7 @@ def test_jump_kernel_says_that_proposals_rarely_help_and_goes_on_without():
     mcmc.run(random.key(0), *args)
     state = mcmc.last_state
     assert state.all_nuts
+    assert int(state.nuts_every) == 1
     assert (mcmc.get_extra_fields()["num_steps"] > 0).all()
     plain = potential_energy(two_state, args, {}, state.z)
     assert float(state.potential_energy) == pytest.approx(float(plain), rel=1e-5)

@@ -7,7 +7,7 @@ import numpy.testing as npt
 import pytest
 from jax import random
 
-from emberwalk.kernels.jump import train
+from emberwalk.kernels.jump import network_correction, train
 from emberwalk.kernels.jump.network import MJPNet, load_weights, prepare
 from emberwalk.kernels.jump.network_correction import fit_log_odds, fit_log_scale, odds_basis
 from emberwalk.kernels.jump.train import (
@@ -240,6 +240,13 @@ def test_jump_network_training_log_odds_count_by_their_weights():
     repeated = fit_log_odds(*(np.repeat(x, weights, axis=0) for x in (said, there, known)), np.ones(weights.sum()))
     npt.assert_allclose(weighted, repeated, atol=2e-3)
     assert np.abs(np.asarray(fit_log_odds(said, there, known, np.ones(500)) - weighted)).max() > 0.02
+
+
+def test_jump_network_training_says_where_log_odds_were_not_fitted(monkeypatch):
+    monkeypatch.setattr(network_correction, "_SLOPE_TOLERATED", 0.0)
+    said, there, ones = np.array([0.0, 0.5, 1.0]), np.array([True, False, True]), np.ones(3)
+    with pytest.raises(RuntimeError, match=r"the log odds of 3 links were not fitted, slope \d"):
+        fit_log_odds(said, there, ones[:, None], ones)
 
 
 def test_jump_network_training_loss_is_that_of_its_equation(batch):

@@ -5,7 +5,7 @@ import numpy.testing as npt
 import pytest
 from scipy.sparse.csgraph import connected_components
 
-from emberwalk.kernels.jump import simulate_batch, stationary
+from emberwalk.kernels.jump import simulate_batch, stationary, training_prior
 from emberwalk.kernels.jump.network_statistics import NUM_BINS, network_statistics
 from emberwalk.kernels.jump.training_prior import TrainingPrior, draw_counts, process_statistics, stacked
 from tests.kernels.jump.processes import random_rates
@@ -120,7 +120,8 @@ def test_jump_network_drawn_counts_have_the_bins_of_simulated_paths():
         assert float(getattr(found.paths, name)) == pytest.approx(float(getattr(exact.paths, name)))
 
 
-def test_jump_network_training_processes_are_as_they_are_described():
+def test_jump_network_training_processes_are_as_they_are_described(monkeypatch):
+    monkeypatch.setattr(training_prior, "_LEAST", 0.0)  # else some graphs would not look reciprocal any more
     rng = np.random.default_rng(0)
     prior = TrainingPrior()
     processes = [prior.process(rng, 4) for _ in range(1500)]
@@ -153,6 +154,23 @@ def test_jump_network_training_processes_are_as_they_are_described():
     npt.assert_allclose(products, np.broadcast_to(products[:, :1], products.shape), rtol=1e-4)
     ratios = np.log(rates[both, 0, 1] / rates[both, 1, 0])
     assert_exact(z_scores(ratios**2, 0.5))
+
+
+def test_jump_network_training_drops_links_below_1_percent_of_the_strongest(monkeypatch):
+    prior, seeds = TrainingPrior(), range(400)
+    kept = np.array([prior.process(seed, 6).rates for seed in seeds])
+    monkeypatch.setattr(training_prior, "_LEAST", 0.0)
+    all_links = np.array([prior.process(seed, 6).rates for seed in seeds])
+    strongest = all_links.max((1, 2), keepdims=True)
+    share, share_kept = all_links / strongest, kept / kept.max((1, 2), keepdims=True)
+    npt.assert_allclose(share_kept[share >= 0.01], share[share >= 0.01], rtol=1e-9)
+    weak = share_kept[(share > 0) & (share < 0.01)]
+    raised = np.isclose(weak, 0.01, rtol=1e-9)
+    assert (raised | (weak == 0)).all()
+    # a cycle is 6 of 30 links, and more of them in sparse graphs
+    assert 0.15 < raised.mean() < 0.4
+    assert all(connected_components(q, connection="strong")[0] == 1 for q in kept)
+    npt.assert_allclose(kept.sum(2).mean(1), all_links.sum(2).mean(1), rtol=1e-9)
 
 
 def test_jump_network_training_path_numbers_are_as_they_are_described():
