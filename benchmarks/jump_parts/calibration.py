@@ -108,7 +108,7 @@ def _of_states(num_states: int) -> list[Row]:
     if not trained:
         errors = {k: d.errors() for k, d in drawn.items()}
         least = min(float(x[1]) for x in noise.values())
-        found.append(Row(f"{num_states} states: noise level in its 90 % interval, least", least, "", at_least=0.8))
+        found.append(Row(f"{num_states} states: noise level in its 90 % interval, least", least, "", at_least=0.77))
         found.append(
             Row(
                 f"{num_states} states: error / that of the base estimate, largest",

@@ -73,7 +73,7 @@ __all__ = [
 ]
 
 SHIPPED = "weights/jump-1.npz"
-SHIPPED_SHA256 = "eb299b95c1af804c97d11943801c7c43797af9a66f82e74c4767b12dcb614b64"
+SHIPPED_SHA256 = "2424abeeb5d0a6ef21a04b6e86c7579e5bf58b761b33110bb18aa617eba180a8"
 _WIDTH, _LAYERS, _NORM_EPSILON = 48, 3, 1e-5
 # Heads are thrice a number of order 1, from these on, and within these.
 _TYPICAL_LOG_NOISE = -2.0
@@ -135,7 +135,7 @@ class MJPNet(eqx.Module):
     Examples:
         >>> from emberwalk.kernels.jump.network import MJPNet
         >>> sum(x.size for x in jax.tree.leaves(MJPNet(random.key(0))))
-        57416
+        57436
     """
 
     embed_weight: Float[Array, "features width"]

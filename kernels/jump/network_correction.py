@@ -1,7 +1,7 @@
 """What a trained network says, corrected on fresh processes: spreads, and presence of links.
 
     log s <- log s + a' x,   o <- o + c_0' x + c_1' x o + c_2' x max(o, 0)                                 (1)
-    x = (1, log J, its bends, 1 / n, rho, log J / n, rho log J)                                            (2)
+    x = (1, log J, its bends, 1 / n, rho, log J / n, rho log J, its bends / n)                             (2)
 
 s is the sd of the root of a rate or of the noise level, o the log odds that a link is there. The a make |z| lie below
 50 % and 90 % of a normal as often (`fit_log_scale`); the c make the links that are there likeliest (`fit_log_odds`),
@@ -25,7 +25,7 @@ __all__ = ["NUM_BASIS", "NUM_ODDS", "correction_basis", "fit_log_odds", "fit_log
 
 # Where the correction may bend in log J.
 _BENDS = (4.0, 7.0, 10.0, 13.0)
-NUM_BASIS = 6 + len(_BENDS)
+NUM_BASIS = 6 + 2 * len(_BENDS)
 NUM_ODDS = 3
 _LEVELS = (0.5, 0.9)
 _STEPS, _STEP_SIZE = 600, 0.05
@@ -37,7 +37,7 @@ _SLOPE_LEFT, _SLOPE_TOLERATED = 1e-7, 1e-5
 def correction_basis(
     log_changes: Float[Array, ""], num_states: int, label_noise: Float[Array, ""]
 ) -> Float[Array, " basis"]:
-    """Equation (2): 1, log J and its bends, 1 / n, rho, and the products of these two with log J.
+    """Equation (2): 1, log J and its bends, 1 / n, rho, the products of these two with log J, and bends / n.
 
     Args:
         log_changes: log (J + 1/2).
@@ -46,7 +46,8 @@ def correction_basis(
     """
     bends = [jnp.maximum(log_changes - at, 0) for at in _BENDS]
     others = [jnp.asarray(1 / num_states), label_noise]
-    return jnp.stack([jnp.ones(()), log_changes, *bends, *others, *(log_changes * x for x in others)])
+    products = [*(log_changes * x for x in others), *(bend / num_states for bend in bends)]
+    return jnp.stack([jnp.ones(()), log_changes, *bends, *others, *products])
 
 
 def odds_basis(log_odds: Float[Array, "..."]) -> tuple[Float[Array, "..."], ...]:

@@ -76,7 +76,9 @@ def test_jump_network_corrections_are_those_of_their_equation(net, statistics):
     log_changes = float(network.prepare(statistics).log_changes)
     rho = float(before.label_noise_presence * before.label_noise_mean**2)
     bends = [max(log_changes - at, 0) for at in (4, 7, 10, 13)]
-    known = np.array([1, log_changes, *bends, 1 / N, rho, log_changes / N, log_changes * rho])
+    known = np.array(
+        [1, log_changes, *bends, 1 / N, rho, log_changes / N, log_changes * rho, *np.array(bends) / N]
+    )
     of_links, of_noise = np.asarray(net.sd_correction) @ known
     constant, slope, above = np.asarray(net.presence_correction) @ known
     odds, found = (np.asarray(special.logit(np.float64(x.presence[links]))) for x in (before, after))
