@@ -30,7 +30,16 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from numpyro.distributions import constraints
 from numpyro.util import is_prng_key
 
-from ..kernels.jump import LagGrid, confusion_matrix, forward, num_clipped_lags, transition_matrices
+from ..kernels.jump import (
+    LagGrid,
+    ScaledEmission,
+    confusion_matrix,
+    num_clipped_lags,
+    path_log_likelihood,
+    scaled_emission,
+    scaled_labels,
+    transition_matrices,
+)
 from ..kernels.jump.filter import inverse_cdf
 from ..kernels.jump.simulate import observed_states
 from ..kernels.jump.transition import log_transitions
@@ -251,8 +260,16 @@ class MarkovJumpProcess(JumpLaw):
 
     def _filtered(self, value: ArrayLike, shape: Shape) -> Float[Array, "..."]:
         rows = self._rows(shape)
-        log_emission = _flat(self.log_emission(value), shape, 2)
-        return forward(log_emission, *rows)[0].reshape(shape)
+        seen = self._scaled(value, shape, rows.seen)
+        return path_log_likelihood(seen, rows.table, rows.index, rows.initial).reshape(shape)
+
+    def _scaled(self, value: ArrayLike, shape: Shape, seen: Mask) -> ScaledEmission:
+        if self.emission is not None:
+            return scaled_emission(_flat(self.log_emission(value), shape, 2), seen)
+        confusion = self._confusion()
+        return scaled_labels(
+            _flat(value, shape, 1), confusion if confusion.ndim == 2 else _flat(confusion, shape, 2), seen
+        )
 
     def _holds_states(self, value: ArrayLike) -> Bool[Array, "..."]:
         inside = (jnp.asarray(value) >= 0) & (jnp.asarray(value) < self.num_states)

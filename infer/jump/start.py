@@ -55,7 +55,7 @@ from ...kernels.jump import (
     rates_to_vector,
     tabled,
 )
-from ...kernels.jump.climb import Climbed, climb
+from ...kernels.jump.climb import Climbed, climb, gradients_at_once
 from ...kernels.jump.paths import is_traced
 from ...models import MarkovJumpCounts, MarkovJumpProcess
 from ...models.jump_inputs import is_matrix
@@ -69,7 +69,6 @@ type Run = Callable[[Callable[[Call], Refinement]], Refinement]
 
 _EM_STEPS, _EM_STEPS_OF_FILTER, _FIRST_NOISE = 5, 10, 0.05
 _PULL_STEPS, _MODE_STEPS = 30, 20
-_GRADIENTS = 8  # at once on an accelerator, through the filter or many matrices
 _FEW_LAGS = 4  # up to which matrices are squared and not made of shared powers
 _MOST_OF_NEWTON = 200  # latents; beyond, L-BFGS and the diagonal of the curvature
 _LBFGS_STEPS, _NEARLY = 300, 0.1
@@ -117,7 +116,7 @@ def _gradients_at_once(law: Law) -> int | None:
     lags = law.statistics.lags if isinstance(law, MarkovJumpCounts) else law.grid.lags
     if is_exact(law) and jnp.shape(lags)[-1] <= _FEW_LAGS:
         return None
-    return 1 if jax.default_backend() == "cpu" else _GRADIENTS
+    return gradients_at_once()
 
 
 class Refinement(NamedTuple):

@@ -266,7 +266,7 @@ def _as_posterior(refined: Refined, no_data: Bool[Array, " n"]) -> RatePosterior
         initial=refined.initial,
         no_data=no_data,
         label_noise=_noise_level(refined),
-        converged=refined.mode.converged,
+        converged=refined.converged,
         log_evidence=refined.log_evidence,
         reciprocal=refined.presence.reciprocal,
         num_clipped_lags=refined.num_clipped_lags,

@@ -6,7 +6,8 @@ A process jumps between n states at rates q_ij and is seen at some times, with l
     paths.py        paths as users bring them, and what is wrong in them
     transition.py   P(t), one matrix for each distinct lag
     counts.py       right labels: all they say about rates, in counts that add
-    filter.py       wrong labels and emissions: filter, smoother, draws of states
+    emission.py     wrong labels and emissions: what each point says of the state
+    filter.py       and all of them together: likelihood, filter, smoother, draws of states
     simulate.py     processes at random
     refine.py       EM by one gradient, and the prior of rates
     presence.py     which links are there
@@ -21,7 +22,7 @@ A process jumps between n states at rates q_ij and is seen at some times, with l
 
 Two designs carry it. **One table of P per distinct lag**: with right labels the likelihood is a sum over that table,
 whatever the number of paths. **One gradient**: with all entries of Q free, dlog p/dQ is all that EM needs, on counts
-and through the filter alike, so that there is no second algorithm to be wrong in.
+and through the filter alike, so that neither has an algorithm of its own to be wrong in.
 
 Two things a reader would get wrong. Rates are per unit of time from row to column, and a diagonal is never looked
 at. And label noise rho is the probability that a label is wrong, not that it is replaced by any of n.
@@ -36,14 +37,14 @@ from .counts import (
     merge,
     path_statistics,
 )
+from .emission import ScaledEmission, confusion_matrix, label_log_emission, scaled_emission, scaled_labels
 from .filter import (
     Filtered,
     Smoothed,
-    confusion_matrix,
     forward,
     forward_backward,
-    label_log_emission,
     most_likely_states,
+    path_log_likelihood,
     sample_states,
 )
 from .generator import (
@@ -99,6 +100,7 @@ __all__ = [
     "RatePrior",
     "Refined",
     "RelaxationTimes",
+    "ScaledEmission",
     "SkewLaplace",
     "Slab",
     "Smoothed",
@@ -136,6 +138,7 @@ __all__ = [
     "newton",
     "num_clipped_lags",
     "pack_paths",
+    "path_log_likelihood",
     "path_statistics",
     "presence",
     "quadrature_log_bayes",
@@ -146,6 +149,8 @@ __all__ = [
     "relaxation_times",
     "sample_observed",
     "sample_states",
+    "scaled_emission",
+    "scaled_labels",
     "simulate_batch",
     "stationary",
     "tabled",

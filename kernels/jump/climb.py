@@ -22,11 +22,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from .laplace import LogDensity, Point, SkewLaplace, skewed
+from .laplace import LogDensity, Point, SkewLaplace, Tell, skewed
 
 # Of differences, in sd: of first derivatives of the gradient, and of its second and third.
 _STEP, _RIDGE_STEP = 0.1, 0.25
 _LARGEST_CHANGE = 256.0
+_AT_ONCE = 8  # on an accelerator
 _HALVINGS, _ROUNDING = 30, 8.0
 # of a climb: looking for the mode, then the slopes near along its ridges, then those farther away
 _LOOKING, _NEAR, _FAR, _DONE = range(4)
@@ -80,6 +81,11 @@ class _State(NamedTuple):
     slopes: Float[Array, "5 d"]  # along the ridges, at -2, ..., 2
 
 
+def gradients_at_once() -> int:
+    """`batch_size` of a density that is a filter: a CPU is as fast with one, and has less to compile."""
+    return 1 if jax.default_backend() == "cpu" else _AT_ONCE
+
+
 def climb(
     log_density: LogDensity,
     start: Point,
@@ -90,6 +96,7 @@ def climb(
     tolerance: float = 1e-3,
     skew: bool = True,
     batch_size: int | None = None,
+    tell: Tell | None = None,
 ) -> Climbed:
     """The mode by damped Newton steps on differences of gradients, and the skewed Laplace density there.
 
@@ -102,6 +109,7 @@ def climb(
         tolerance: steps end where two in a row would raise the log density by less, in nats.
         skew: whether skewness and kurtosis are asked for; two more rounds of gradients.
         batch_size: gradients at once; all 2 d + 1 of them without it, and one after the other with 1.
+        tell: called on the host before each step with "Newton", the steps made and the nats that it promises.
 
     Examples:
         >>> from emberwalk.kernels.jump.climb import climb
@@ -138,7 +146,10 @@ def climb(
         half, known = _half(state.directions, seen)
         step = half @ (half.T @ seen.gradient)
         num_steps = state.num_steps + 1
-        near = known & (seen.gradient @ step / 2 < tolerance)
+        promised = seen.gradient @ step / 2
+        if tell is not None:
+            jax.debug.callback(partial(tell, "Newton"), num_steps, promised)
+        near = known & (promised < tolerance)
         # the curvature is that of where the last step but one led: after a first small step there is another
         converged = near & state.near
         onwards = state._replace(

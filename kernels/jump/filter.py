@@ -6,11 +6,16 @@
 e_l is the density of what was seen at l, one number for each state; its largest is taken out first and put back as a
 logarithm. A point that was not seen has e = 1, and its lag is 0 (`lag_grid` with the same mask).
 
-The smoother is the derivative of (2), so that there is no second recursion to be wrong in:
+The smoother is the derivative of (2):
 
     p(state at l | data) = d(2) / d log e_l,    expected pairs at lag u = P_u * d(2) / dP_u                  (3)
 
-Rabiner (1989) has (1). Everything is for K paths at once; memory is that of a few `[K, L, n]`.
+and that is one recursion backwards, whose cost is that of (1), and a product for all pairs at once:
+
+    v_L = 1 / s_L,   v_l = P_{l+1} (e_{l+1} * v_{l+1}) / s_l                                               (4)
+    d(2) = sum_l v_l . [(a_{l-1} dP_l) * e_l + (a_{l-1} P_l) * de_l]                                        (5)
+
+Rabiner (1989) has (1) and (4). Everything is for K paths at once; memory is that of a few `[K, L, n]`.
 """
 
 from functools import partial
@@ -20,15 +25,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax, random
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key
 
+from .emission import Emissions, Mask, ScaledEmission, by_time, masked, scaled_emission
 from .transition import floor_transitions, log_transitions
 
-type Emissions = Float[Array, "K L n"]
 type Table = Float[Array, "U n n"]
 type Index = Int[ArrayLike, "K L-1"]
 type Initial = Float[Array, " n"] | Float[Array, "K n"]
-type Mask = Bool[ArrayLike, "K L"] | None
 
 
 class Filtered(NamedTuple):
@@ -57,47 +61,6 @@ class Smoothed(NamedTuple):
     log_likelihood: Float[Array, " K"]
 
 
-def confusion_matrix(label_noise: ArrayLike | Array, num_states: int) -> Float[Array, "n n"]:
-    """E: row i is the law of the labels of state i.
-
-    Args:
-        label_noise: rho, the probability that a label is wrong, uniform over the n - 1 others; or E itself. (Where
-            a label is replaced by any of the n, itself among them, with probability p, rho = p (n - 1) / n.)
-        num_states: n.
-
-    Examples:
-        >>> from emberwalk.kernels.jump import confusion_matrix
-        >>> confusion_matrix(0.5, 3).tolist()
-        [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5]]
-    """
-    noise = jnp.asarray(label_noise, float) if not hasattr(label_noise, "dtype") else jnp.asarray(label_noise)
-    if noise.ndim == 2:
-        return noise
-    return jnp.where(jnp.eye(num_states, dtype=bool), 1 - noise, noise / (num_states - 1))
-
-
-def label_log_emission(
-    states: Int[ArrayLike, "*paths L"], label_noise: ArrayLike | Array | None, num_states: int
-) -> Float[Array, "*paths L n"]:
-    """log e: log probability of each label, for each state that it may come from.
-
-    Args:
-        states: labels `[..., L]`; what stands where a mask is False does not matter.
-        label_noise: None for labels that are right; rho or E of `confusion_matrix`.
-        num_states: n.
-
-    Returns:
-        `[..., L, n]`, -inf where a label cannot be.
-
-    Examples:
-        >>> from emberwalk.kernels.jump import label_log_emission
-        >>> jnp.exp(label_log_emission(jnp.array([0, 1]), 0.25, 2)).tolist()
-        [[0.75, 0.25], [0.25, 0.75]]
-    """
-    confusion = jnp.eye(num_states) if label_noise is None else confusion_matrix(label_noise, num_states)
-    return jnp.log(confusion).T[jnp.clip(jnp.asarray(states), 0, num_states - 1)]
-
-
 def forward(
     log_emission: Emissions, transitions: Table, index: Index, initial: Initial, mask: Mask = None
 ) -> tuple[Float[Array, " K"], Filtered]:
@@ -122,51 +85,136 @@ def forward(
         >>> filtered.states.shape
         (1, 3, 2)
     """
-    return _forward(_masked(log_emission, mask), floor_transitions(transitions), jnp.asarray(index), initial)
-
-
-def _masked(log_emission: Emissions, mask: Mask) -> Emissions:
-    return log_emission if mask is None else jnp.where(jnp.asarray(mask)[..., None], log_emission, 0)
+    return _forward(masked(log_emission, mask), floor_transitions(transitions), jnp.asarray(index), initial)
 
 
 @jax.jit
 def _forward(
     log_emission: Emissions, transitions: Array, index: Int[Array, "K L-1"], initial: Initial
 ) -> tuple[Float[Array, " K"], Filtered]:
-    largest = lax.stop_gradient(log_emission.max(-1))
-    # a point that no state explains, or that some state explains infinitely well, is seen in the likelihood
-    largest = jnp.where(jnp.isfinite(largest), largest, 0)
-    emission = jnp.exp(log_emission - largest[..., None])
-    first = jnp.broadcast_to(initial, emission[:, 0].shape).astype(emission.dtype)
+    densities, largest = by_time(log_emission)
+    predicted, scales = _recursion(densities, transitions, index, initial)
+    filtered = predicted * densities / _safe(scales)
+    log_scale = (jnp.log(scales) + largest).T
+    return log_scale.sum(1), Filtered(jnp.moveaxis(filtered, 0, 1), log_scale)
 
-    @partial(jax.checkpoint, prevent_cse=False)
-    def advance(filtered, inputs):
-        # a derivative makes P_u anew: stored, they would be K L n^2 numbers
+
+@jax.jit
+def path_log_likelihood(
+    emission: ScaledEmission, transitions: Table, index: Index, initial: Initial
+) -> Float[Array, " K"]:
+    """Equation (2) alone, with the derivative of (5): a gradient costs some three values.
+
+    Args:
+        emission: of `scaled_emission` or `scaled_labels`.
+        transitions: as for `forward`.
+        index: as for `forward`.
+        initial: as for `forward`.
+
+    Examples:
+        >>> from emberwalk.kernels.jump import confusion_matrix, lag_grid, path_log_likelihood, scaled_labels
+        >>> from emberwalk.kernels.jump import transition_matrices
+        >>> grid = lag_grid(np.array([[0.0, 1.0, 3.0]]))
+        >>> P = transition_matrices(jnp.array([[0.0, 1.0], [1.0, 0.0]]), grid.lags)
+        >>> labels = scaled_labels(jnp.array([[0, 1, 1]]), confusion_matrix(0.1, 2))
+        >>> round(float(path_log_likelihood(labels, P, grid.index, jnp.ones(2) / 2)[0]), 3)
+        -2.159
+    """
+    found = _log_likelihood(emission.densities, floor_transitions(transitions), jnp.asarray(index), initial)
+    return found + emission.log_scale
+
+
+@jax.custom_jvp
+def _log_likelihood(
+    emission: Float[Array, "L K n"], transitions: Array, index: Int[Array, "K L-1"], initial: Initial
+) -> Float[Array, " K"]:
+    return jnp.log(_recursion(emission, transitions, index, initial)[1]).sum(0)
+
+
+@_log_likelihood.defjvp
+def _log_likelihood_jvp(primals, tangents):
+    """Equations (4) and (5)."""
+    emission, transitions, index, initial = primals
+    d_emission, d_transitions, _, d_initial = tangents
+    predicted, scales = _recursion(emission, transitions, index, initial)
+    inverse = 1 / _safe(scales)
+
+    def go_back(v, inputs):
+        e, u, inverse = inputs
+        before = _step_back(e * v, transitions, u) * inverse
+        return before, before
+
+    last = jnp.broadcast_to(inverse[-1], predicted[-1].shape)
+    _, v = lax.scan(go_back, last, (emission[1:], index.T, inverse[:-1]), reverse=True)
+    v = jnp.concatenate([v, last[None]])
+    filtered, weights = (predicted * emission * inverse)[:-1], (emission * v)[1:]
+    of_emission = jnp.sum(predicted * v * d_emission, (0, 2))
+    of_initial = jnp.sum(emission[0] * v[0] * d_initial, -1)
+    of_pairs = _pairs(filtered, weights, d_transitions, index)
+    return jnp.log(scales).sum(0), of_emission + of_initial + of_pairs
+
+
+def _pairs(
+    filtered: Float[Array, "L-1 K n"],
+    weights: Float[Array, "L-1 K n"],
+    d_transitions: Array,
+    index: Int[Array, "K L-1"],
+) -> Float[Array, " K"]:
+    """The first term of (5), linear in dP: what is stored of it is no `[K, L, n, n]`."""
+    if d_transitions.ndim == 3 and d_transitions.shape[0] == 1:
+        n = filtered.shape[-1]
+        # flat: the derivative is then one product of matrices, and not one for each time
+        moved = (filtered.reshape(-1, n) @ d_transitions[0]).reshape(filtered.shape)
+        return jnp.sum(moved * weights, (0, 2))
+
+    def add(total, inputs):
+        a, w, u = inputs
+        return total + jnp.sum(_step(a, d_transitions, u) * w, -1), None
+
+    none = jnp.zeros(filtered.shape[1], filtered.dtype)
+    return lax.scan(add, none, (filtered, weights, index.T))[0]
+
+
+def _recursion(
+    emission: Float[Array, "L K n"], transitions: Array, index: Int[Array, "K L-1"], initial: Initial
+) -> tuple[Float[Array, "L K n"], Float[Array, "L K"]]:
+    """Equation (1): a_{l-1} P_l, which is pi_0 at the first point, and s_l."""
+    first = jnp.broadcast_to(initial, emission[0].shape).astype(emission.dtype)
+
+    def advance(predicted, inputs):
         e, u = inputs
-        filtered, scale = _normalised(_step(filtered, transitions, u) * e)
-        return filtered, (filtered, scale)
+        weighted = predicted * e
+        scale = weighted.sum(-1)
+        return _step(weighted / _safe(scale), transitions, u), (predicted, scale)
 
-    start, scale = _normalised(first * emission[:, 0])
-    _, (rest, scales) = lax.scan(advance, start, (jnp.moveaxis(emission[:, 1:], 1, 0), index.T))
-    states = jnp.moveaxis(jnp.concatenate([start[None], rest]), 0, 1)
-    log_scale = jnp.log(jnp.concatenate([scale[None], scales])).T + largest
-    return log_scale.sum(1), Filtered(states, log_scale)
-
-
-def _normalised(a: Float[Array, "K n"]) -> tuple[Float[Array, "K n"], Float[Array, " K"]]:
-    scale = a.sum(-1)
-    return a / jnp.where(scale > 0, scale, 1)[:, None], scale
+    last, (predicted, scales) = lax.scan(advance, first, (emission[:-1], index.T))
+    last_scale = (last * emission[-1]).sum(-1)
+    return jnp.concatenate([predicted, last[None]]), jnp.concatenate([scales, last_scale[None]])
 
 
+def _safe(scales: Float[Array, "*L K"]) -> Float[Array, "*L K 1"]:
+    return jnp.where(scales > 0, scales, 1)[..., None]
+
+
+# a derivative in reverse mode makes P_u anew: stored, they would be K L n^2 numbers
+@partial(jax.checkpoint, prevent_cse=False)
 def _step(filtered: Float[Array, "K n"], transitions: Array, u: Int[Array, " K"]) -> Float[Array, "K n"]:
     """a P_u; with one lag a product of matrices, whose derivative needs no scattering."""
-    if transitions.ndim == 4:
-        chosen = transitions[jnp.arange(u.shape[0]), u]
-    elif transitions.shape[0] == 1:
+    if transitions.ndim == 3 and transitions.shape[0] == 1:
         return filtered @ transitions[0]
-    else:
-        chosen = transitions[u]
-    return jnp.einsum("ki,kij->kj", filtered, chosen)
+    return jnp.einsum("ki,kij->kj", filtered, _chosen(transitions, u))
+
+
+@partial(jax.checkpoint, prevent_cse=False)
+def _step_back(weights: Float[Array, "K n"], transitions: Array, u: Int[Array, " K"]) -> Float[Array, "K n"]:
+    """P_u w."""
+    if transitions.ndim == 3 and transitions.shape[0] == 1:
+        return weights @ transitions[0].T
+    return jnp.einsum("kj,kij->ki", weights, _chosen(transitions, u))
+
+
+def _chosen(transitions: Array, u: Int[Array, " K"]) -> Float[Array, "K n n"]:
+    return transitions[jnp.arange(u.shape[0]), u] if transitions.ndim == 4 else transitions[u]
 
 
 @jax.jit
@@ -191,13 +239,13 @@ def forward_backward(
         >>> bool(smoothed.states[0, 1, 0] > 0.5), round(float(smoothed.pair_counts.sum()), 3)  # a wrong label, likely
         (True, 2.0)
     """
-    transitions, index = floor_transitions(transitions), jnp.asarray(index)
+    transitions = floor_transitions(transitions)
 
     def total(log_emission, transitions):
-        log_likelihood, _ = _forward(log_emission, transitions, index, initial)
+        log_likelihood = path_log_likelihood(scaled_emission(log_emission), transitions, index, initial)
         return log_likelihood.sum(), log_likelihood
 
-    slopes, log_likelihood = jax.grad(total, (0, 1), has_aux=True)(_masked(log_emission, mask), transitions)
+    slopes, log_likelihood = jax.grad(total, (0, 1), has_aux=True)(masked(log_emission, mask), transitions)
     return Smoothed(slopes[0], transitions * slopes[1], log_likelihood)
 
 
@@ -229,7 +277,7 @@ def sample_states(
         Array([[0, 1, 1]], dtype=int32)
     """
     transitions, index = floor_transitions(transitions), jnp.asarray(index)
-    _, filtered = _forward(_masked(log_emission, mask), transitions, index, initial)
+    _, filtered = _forward(masked(log_emission, mask), transitions, index, initial)
     uniforms = random.uniform(key, log_emission.shape[:2], log_emission.dtype)
 
     def go_back(after, inputs):
@@ -279,14 +327,13 @@ def most_likely_states(
         >>> most_likely_states(labels, P, grid.index, jnp.ones(2) / 2).tolist()
         [[0, 0, 0]]
     """
-    log_emission, index = _masked(log_emission, mask), jnp.asarray(index)
+    log_emission, index = masked(log_emission, mask), jnp.asarray(index)
     table = log_transitions(transitions)
     start = jnp.log(jnp.broadcast_to(initial, log_emission[:, 0].shape)) + log_emission[:, 0]
 
     def advance(best, inputs):
         e, u = inputs
-        chosen = table[jnp.arange(u.shape[0]), u] if table.ndim == 4 else table[u]
-        through = best[:, :, None] + chosen
+        through = best[:, :, None] + _chosen(table, u)
         return through.max(1) + e, jnp.argmax(through, 1).astype(jnp.int32)
 
     def go_back(after, came_from):

@@ -22,7 +22,7 @@ from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
 from .counts import PathStatistics
-from .filter import confusion_matrix
+from .emission import confusion_matrix
 from .generator import generator
 from .refine import Expected, LogLikelihood, Matrix, Parameters, RatePrior, Slab
 from .transition import exponentials, log_transitions

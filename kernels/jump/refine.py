@@ -31,7 +31,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from .counts import PathStatistics
-from .filter import confusion_matrix, forward
+from .emission import confusion_matrix, scaled_labels
+from .filter import path_log_likelihood
 from .generator import generator
 from .laplace import Tell
 from .transition import LagGrid, exponentials, log_transitions
@@ -212,10 +213,7 @@ def labels_likelihood(
 
     def log_likelihood(Q: Matrix, confusion: Matrix, initial: Vector) -> Scalar:
         P = exponentials(Q, grid.lags)
-        # a product, whose derivative in E is one as well: that of a look-up scatters
-        emission = jax.nn.one_hot(states, Q.shape[0], dtype=Q.dtype) @ confusion.T
-        log_emission = jnp.log(jnp.maximum(emission, jnp.finfo(Q.dtype).tiny))
-        return forward(log_emission, P, index, initial, mask)[0].sum()
+        return path_log_likelihood(scaled_labels(states, confusion, mask), P, index, initial).sum()
 
     return log_likelihood
 

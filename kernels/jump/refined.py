@@ -21,10 +21,11 @@ from jax.scipy.special import logit
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
+from .climb import climb, gradients_at_once
 from .counts import PathStatistics, change_rate, coarsen, dwell_times, padded, with_float_counts
-from .filter import confusion_matrix
+from .emission import confusion_matrix
 from .generator import generator, rates_from_vector, rates_to_vector
-from .laplace import LogDensity, Mode, SkewLaplace, Tell, laplace, newton
+from .laplace import LogDensity, SkewLaplace, Tell, laplace, newton
 from .paths import is_traced
 from .presence import Presence, drop_one_log_bayes, presence, quadrature_log_bayes, slab_log_evidence
 from .refine import (
@@ -48,7 +49,6 @@ type RateDensity = Callable[[Array, Array], Array]
 _FIRST_NOISE = 0.05
 # of a link, beside those that were made, where the scale of the prior is read from the data
 _MORE_JUMPS = 3
-_COLUMNS = 8  # of a Hessian through the filter at once
 
 
 class Refined(NamedTuple):
@@ -63,7 +63,7 @@ class Refined(NamedTuple):
         label_noise: rho; 0 for labels that are right.
         fit: how EM ended; with right labels its parameters are then moved to the mode with all links there, which is
             the estimate to take where slow links matter and none is known to be absent.
-        mode: how Newton ended, weak links held.
+        converged: whether Newton did, weak links held.
         log_evidence: of the data, by N and R of EM: within a nat or two.
         num_clipped_lags: lags too long for the fastest rate; see `num_clipped_lags`.
     """
@@ -74,7 +74,7 @@ class Refined(NamedTuple):
     initial: Float[Array, " n"]
     label_noise: Float[Array, ""]
     fit: Fit
-    mode: Mode
+    converged: Bool[Array, ""]
     log_evidence: Float[Array, ""]
     num_clipped_lags: Int[Array, ""]
 
@@ -125,10 +125,13 @@ def _refine_counts(
     def density_of(rates: Array, _: Array) -> Array:
         return log_likelihood(generator(rates), jnp.eye(n), fit.parameters.initial)
 
-    posterior = _Posterior(links, fit, expected, slab, max_newton, tell)
+    posterior = _Posterior(links, fit, expected, slab)
     counts = jnp.asarray(stats.counts, float)
     saturated = jnp.sum(counts * log_frequencies(counts))
-    return _refined(density_of, posterior, jnp.asarray(stats.lags), saturated, infer_noise=False)
+    log_density, start, _ = _log_posterior(density_of, posterior, infer_noise=False)
+    mode = newton(log_density, start, max_steps=max_newton, tell=tell)
+    log_rates = laplace(log_density, mode)
+    return _refined(log_rates, mode.converged, posterior, jnp.asarray(stats.lags), saturated)
 
 
 def _at_mode(
@@ -319,14 +322,13 @@ def _refine_labels(
     def density_of(rates: Array, rho: Array) -> Array:
         return log_likelihood(generator(rates), confusion_matrix(rho, n), fit.parameters.initial)
 
-    return _refined(
-        density_of,
-        _Posterior(links, fit, expected, slab, max_newton, tell),
-        jnp.asarray(grid.lags),
-        jnp.zeros(()),
-        infer_noise=label_noise is None,
-        batch=_COLUMNS,
+    posterior = _Posterior(links, fit, expected, slab)
+    log_density, start, half = _log_posterior(density_of, posterior, infer_noise=label_noise is None)
+    # through a filter second derivatives are most of the program and of the time
+    found = climb(
+        log_density, start, half=half, max_steps=max_newton, batch_size=gradients_at_once(), tell=tell
     )
+    return _refined(found.fit, found.converged, posterior, jnp.asarray(grid.lags), jnp.zeros(()))
 
 
 class _Posterior(NamedTuple):
@@ -336,27 +338,17 @@ class _Posterior(NamedTuple):
     fit: Fit
     expected: Expected
     slab: Slab
-    max_newton: int
-    tell: Tell | None
 
 
 def _refined(
-    density_of: RateDensity,
-    known: _Posterior,
-    lags: Array,
-    constant: Array,
-    infer_noise: bool,
-    batch: int | None = None,
+    log_rates: SkewLaplace, converged: Array, known: _Posterior, lags: Array, constant: Array
 ) -> Refined:
     q, initial, rho = known.fit.parameters
     n = q.shape[0]
-    log_density, start = _log_posterior(density_of, known, infer_noise)
-    mode = newton(log_density, start, max_steps=known.max_newton, batch_size=batch, tell=known.tell)
-    log_rates = laplace(log_density, mode, batch_size=batch)
     num_links = n * (n - 1)
     there = rates_from_vector(mean_of_rates(log_rates)[:num_links], n)
     w = known.presence.probability
-    noise = jax.nn.sigmoid(mode.position[-1]) if infer_noise else rho
+    noise = jax.nn.sigmoid(log_rates.mode[-1]) if log_rates.mode.shape[0] > num_links else rho
     N, R = known.expected.jumps, known.expected.dwell[:, None]
     links = ~jnp.eye(n, dtype=bool)
     # the likelihood of N jumps in R is that of the data at q, and everywhere if jumps had been watched
@@ -370,7 +362,7 @@ def _refined(
         initial=initial,
         label_noise=noise,
         fit=known.fit,
-        mode=mode,
+        converged=converged,
         log_evidence=log_evidence,
         num_clipped_lags=num_clipped_lags(w * there, lags),
     )
@@ -397,8 +389,10 @@ def variance_of_rates(log_rates: SkewLaplace) -> Float[Array, " d"]:
     return mean_of_rates(log_rates) ** 2 * jnp.maximum(relative, 0)
 
 
-def _log_posterior(density_of: RateDensity, known: _Posterior, infer_noise: bool) -> tuple[LogDensity, Array]:
-    """Equation (2), and the vector that EM ended at."""
+def _log_posterior(
+    density_of: RateDensity, known: _Posterior, infer_noise: bool
+) -> tuple[LogDensity, Array, Array]:
+    """Equation (2), the vector that EM ended at, and a root of the covariance as if jumps had been counted."""
     N, R, (a, b, _) = known.expected.jumps, known.expected.dwell[:, None], known.slab
     n = N.shape[0]
     w = known.presence.probability
@@ -419,5 +413,8 @@ def _log_posterior(density_of: RateDensity, known: _Posterior, infer_noise: bool
             value = value + 1.5 * jax.nn.log_sigmoid(rest[0]) + 10.5 * jax.nn.log_sigmoid(-rest[0])
         return value
 
-    start = jnp.log(here)
-    return log_density, jnp.append(start, logit(rho)) if infer_noise else start
+    start, precision = jnp.log(here), rates_to_vector(N) + a
+    if infer_noise:
+        start = jnp.append(start, logit(rho))
+        precision = jnp.append(precision, jnp.maximum(known.expected.wrong_labels, 0) + 1.5)
+    return log_density, start, jnp.diag(precision**-0.5)

@@ -17,7 +17,8 @@ from jax import lax, random
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from .filter import confusion_matrix, inverse_cdf
+from .emission import confusion_matrix
+from .filter import inverse_cdf
 from .generator import stationary, without_diagonal
 from .paths import check_rates, is_traced
 from .transition import LagGrid, lag_grid, transition_matrices

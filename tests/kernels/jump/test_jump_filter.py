@@ -1,6 +1,7 @@
 """Filter, smoother, draws and most likely path against the sum over all paths."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +11,16 @@ import pytest
 from jax import random
 
 from emberwalk.kernels.jump import (
+    confusion_matrix,
     forward,
     forward_backward,
     label_log_emission,
     lag_grid,
     most_likely_states,
+    path_log_likelihood,
     sample_states,
+    scaled_emission,
+    scaled_labels,
     transition_matrices,
 )
 from tests.kernels.jump.processes import by_enumeration, exact_transitions, random_rates
@@ -100,6 +105,77 @@ def test_jump_filter_takes_rates_of_each_path(x64):
         assert float(found[path]) == pytest.approx(float(forward(*map(jnp.asarray, one))[0][0]), rel=1e-12)
         alone = forward_backward(*map(jnp.asarray, one)).pair_counts
         npt.assert_allclose(smoothed.pair_counts[path], alone, atol=1e-12)
+
+
+def one_lag(n):
+    return transition_matrices(n, np.array([0.4])), np.zeros((PATHS, LENGTH - 1), int)
+
+
+def many_lags(n):
+    grid = lag_grid(TIMES, MASK)
+    return transition_matrices(n, grid.lags), grid.index
+
+
+def lags_of_each_path(n):
+    grid = lag_grid(TIMES, MASK)
+    return transition_matrices(np.stack([n * (1 + path) for path in range(PATHS)]), grid.lags), grid.index
+
+
+@pytest.mark.parametrize("tables", [one_lag, many_lags, lags_of_each_path])
+def test_jump_filter_has_the_derivatives_that_jax_finds(x64, tables):
+    """Of the likelihood of each path in everything, first and second, forwards and backwards."""
+    P, index = tables(Q)
+    at = (jnp.asarray(EMISSION), P, jnp.broadcast_to(INITIAL, (PATHS, N)))
+    weights = jnp.array([1.0, -0.4, 2.2])  # of paths
+    ways = jax.tree.map(lambda x: jnp.asarray(RNG.normal(size=x.shape)), at)
+
+    def by_rule(log_emission, P, initial):
+        return weights @ path_log_likelihood(scaled_emission(log_emission, MASK), P, index, initial)
+
+    def by_jax(log_emission, P, initial):
+        return weights @ forward(log_emission, P, index, initial, MASK)[0]
+
+    def derivatives(density):
+        slope = jax.grad(density, (0, 1, 2))
+
+        def of_slope(*at):
+            return sum(jnp.vdot(x, way) for x, way in zip(slope(*at), ways, strict=True))
+
+        return (
+            density(*at),
+            slope(*at),
+            jax.jvp(density, at, ways)[1],
+            jax.jvp(slope, at, ways)[1],
+            jax.grad(of_slope, (0, 1, 2))(*at),
+        )
+
+    found, exact = (jax.jit(partial(derivatives, density))() for density in (by_rule, by_jax))
+    jax.tree.map(lambda a, b: npt.assert_allclose(a, b, rtol=1e-9, atol=1e-10), found, exact)
+
+
+def test_jump_labels_are_an_emission_like_any_other(x64):
+    labels = RNG.integers(0, N, (PATHS, LENGTH))
+    P, index = many_lags(Q)
+    own = jnp.stack([confusion_matrix(rho, N) for rho in (0.1, 0.3, 0.0)])
+    for confusion in (own[0], own):
+        each = jnp.broadcast_to(confusion, own.shape)
+        log_emission = jnp.stack([label_log_emission(*x, N) for x in zip(labels, each, strict=True)])
+        exact = path_log_likelihood(scaled_emission(log_emission, MASK), P, index, INITIAL)
+        found = path_log_likelihood(scaled_labels(labels, confusion, MASK), P, index, INITIAL)
+        npt.assert_allclose(found, exact, rtol=1e-12)
+
+
+def test_jump_label_that_no_state_gives_says_nothing_and_is_seen_in_the_likelihood():
+    """As in float32 with a law of labels that is learnt: the others are still there to learn from."""
+    confusion = jnp.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.5, 0.5, 0.0]])
+    P = transition_matrices(jnp.float32(Q), np.array([0.4]))
+    with_it, without = (
+        path_log_likelihood(
+            scaled_labels(jnp.array([[0, 2, 1]]), confusion, mask), P, np.zeros((1, 2), int), jnp.ones(3) / 3
+        )
+        for mask in (None, np.array([[True, False, True]]))
+    )
+    npt.assert_allclose(with_it - without, np.log(np.finfo(np.float32).tiny), rtol=1e-4)
 
 
 def test_jump_emissions_of_any_scale_do_not_underflow():
