@@ -2,12 +2,11 @@
 
     M_ij  ~  -[g(u + h L_i) - g(u - h L_i)] . L_j / 2h,   M = V D V'                                       (1)
     L <- L V |D|^(-1/2),   u <- u + 2^-k L L' g                                                            (2)
-    d_i  ~  [16 (g_1 + g_-1) - (g_2 + g_-2) - 30 g_0] / 12 h^2,   f_i  ~  [g_2 - g_-2 - 2 (g_1 - g_-1)] / 2h^3   (3)
 
 The columns L_i are directions in which the density changes by as much, so that L L' is the covariance in the end; |D|
-is kept within 1/256 and 256, and the last step is one for which nothing had to be bounded. (3) is along the ridges v_i
-of `laplace.py`, g_k the slope along v_i at u + k h v_i. A program of (1) to (3) holds the gradient once, where second
-and fourth derivatives hold it four times over: through a filter that is most of the time that a start takes.
+is kept within 1/256 and 256, and the last step is one for which nothing had to be bounded. Skewness and kurtosis are
+by equation (5) of `laplace.py`, from the same gradient: a program then holds it once, where one with second and fourth
+derivatives holds it four times over. Through a filter that is most of the time that a start takes.
 
 Latents may have any scale. What a reader would get wrong: differences of half a percent are no loss, since the mode is
 where g is 0, whatever L.
@@ -22,10 +21,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from .laplace import LogDensity, Point, SkewLaplace, Tell, skewed
+from .laplace import RIDGE_STEP, LogDensity, Point, SkewLaplace, Tell, skewed, third_and_fourth
 
-# Of differences, in sd: of first derivatives of the gradient, and of its second and third.
-_STEP, _RIDGE_STEP = 0.1, 0.25
+# of differences of the gradient, in sd
+_STEP = 0.1
 _LARGEST_CHANGE = 256.0
 _AT_ONCE = 8  # on an accelerator
 _HALVINGS, _ROUNDING = 30, 8.0
@@ -180,21 +179,21 @@ def climb(
         phase = jnp.where(skew & (state.num_steps >= 0), zero + _NEAR, zero + _DONE)
         cov = state.half @ state.half.T
         ridges = cov / jnp.sqrt(jnp.diagonal(cov))[:, None]
-        return state._replace(phase=phase, at=state.position, directions=_RIDGE_STEP * ridges)
+        return state._replace(phase=phase, at=state.position, directions=RIDGE_STEP * ridges)
 
     def near(state: _State, seen: _Seen) -> _State:
-        slopes = state.slopes.at[1:4].set(_slopes(state.directions / _RIDGE_STEP, seen))
+        slopes = state.slopes.at[1:4].set(_slopes(state.directions / RIDGE_STEP, seen))
         return state._replace(phase=zero + _FAR, directions=2 * state.directions, slopes=slopes)
 
     def far(state: _State, seen: _Seen) -> _State:
-        behind, _, ahead = _slopes(state.directions / (2 * _RIDGE_STEP), seen)
+        behind, _, ahead = _slopes(state.directions / (2 * RIDGE_STEP), seen)
         return state._replace(phase=zero + _DONE, slopes=state.slopes.at[0].set(behind).at[4].set(ahead))
 
     def once(state: _State) -> _State:
         return lax.switch(state.phase, (looked, near, far), state, gradients(state.at, state.directions))
 
     ended = lax.while_loop(lambda state: state.phase != _DONE, once, begin)
-    fit = skewed(ended.position, ended.half @ ended.half.T, *_third_and_fourth(ended.slopes))
+    fit = skewed(ended.position, ended.half @ ended.half.T, *third_and_fourth(ended.slopes))
     return Climbed(fit, ended.half, ended.num_steps, ended.converged, ended.fell_back)
 
 
@@ -226,12 +225,3 @@ def _half(directions: Float[Array, "d d"], seen: _Seen) -> tuple[Float[Array, "d
 def _slopes(ridges: Float[Array, "d d"], seen: _Seen) -> Float[Array, "3 d"]:
     """Along the ridges: behind, at and ahead of the mode."""
     return jnp.stack([(seen.behind * ridges).sum(1), ridges @ seen.gradient, (seen.ahead * ridges).sum(1)])
-
-
-def _third_and_fourth(slopes: Float[Array, "5 d"]) -> tuple[Point, Point]:
-    """Equation (3); 0 where something is not finite."""
-    far_behind, behind, here, ahead, far_ahead = slopes
-    third = (16 * (ahead + behind) - far_ahead - far_behind - 30 * here) / (12 * _RIDGE_STEP**2)
-    fourth = (far_ahead - far_behind - 2 * (ahead - behind)) / (2 * _RIDGE_STEP**3)
-    known = jnp.isfinite(third) & jnp.isfinite(fourth)
-    return jnp.where(known, third, 0), jnp.where(known, fourth, 0)
