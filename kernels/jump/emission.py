@@ -6,6 +6,7 @@ A likelihood takes e over its largest at each point, so that nothing underflows;
 the end. A point that was not seen has e = 1.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -44,8 +45,11 @@ def confusion_matrix(label_noise: ArrayLike | Array, num_states: int) -> Float[A
         [[0.5, 0.25, 0.25], [0.25, 0.5, 0.25], [0.25, 0.25, 0.5]]
     """
     noise = jnp.asarray(label_noise, float) if not hasattr(label_noise, "dtype") else jnp.asarray(label_noise)
-    if noise.ndim == 2:
-        return noise
+    return noise if noise.ndim == 2 else _uniform(noise, num_states)
+
+
+@partial(jax.jit, static_argnames="num_states")
+def _uniform(noise: Float[Array, ""], num_states: int) -> Float[Array, "n n"]:
     return jnp.where(jnp.eye(num_states, dtype=bool), 1 - noise, noise / (num_states - 1))
 
 
@@ -68,7 +72,12 @@ def label_log_emission(
         [[0.75, 0.25], [0.25, 0.75]]
     """
     confusion = jnp.eye(num_states) if label_noise is None else confusion_matrix(label_noise, num_states)
-    return jnp.log(confusion).T[jnp.clip(jnp.asarray(states), 0, num_states - 1)]
+    return _look_up(confusion, jnp.asarray(states))
+
+
+@jax.jit
+def _look_up(confusion: Float[Array, "n n"], states: Int[Array, "*paths L"]) -> Float[Array, "*paths L n"]:
+    return jnp.log(confusion).T[jnp.clip(states, 0, confusion.shape[-1] - 1)]
 
 
 def masked(log_emission: Emissions, mask: Mask) -> Emissions:
@@ -85,6 +94,7 @@ def by_time(log_emission: Emissions) -> tuple[Float[Array, "L K n"], Float[Array
     return jnp.exp(log_emission - largest[..., None]), largest
 
 
+@jax.jit
 def scaled_emission(log_emission: Emissions, mask: Mask = None) -> ScaledEmission:
     """What `path_log_likelihood` takes, of any emission.
 
@@ -101,6 +111,7 @@ def scaled_emission(log_emission: Emissions, mask: Mask = None) -> ScaledEmissio
     return ScaledEmission(densities, largest.sum(0))
 
 
+@jax.jit
 def scaled_labels(
     states: Int[ArrayLike, "K L"], confusion: Float[Array, "*K n n"], mask: Mask = None
 ) -> ScaledEmission:

@@ -178,37 +178,44 @@ class SkewLaplace(NamedTuple):
         return ~(self.alpha <= _NORMAL_ABOVE)
 
     @property
+    @jax.jit
     def mean(self) -> Float[Array, " d"]:
         """Of each t_i."""
         alpha, s = self._safe()
         return self.mode + jnp.where(self.normal, 0, s * (digamma(alpha) - jnp.log(alpha)))
 
     @property
+    @jax.jit
     def sd(self) -> Float[Array, " d"]:
         """Of each t_i; that of `cov` is the curvature's."""
         alpha, s = self._safe()
         return jnp.where(self.normal, self._curvature_sd(), jnp.abs(s) * jnp.sqrt(polygamma(1, alpha)))
 
+    @jax.jit
     def mean_exp(self, power: float = 1.0) -> Float[Array, " d"]:
         """E exp(power t_i): of a rate whose logarithm is t_i the moment; infinite where alpha <= -power s."""
         return jnp.exp(power * self.mode + self.log_moment(power))
 
+    @jax.jit
     def log_moment(self, power: float = 1.0) -> Float[Array, " d"]:
         """log E exp(power (t_i - its mode)): small, and known to its last digits, where a rate is known well."""
         alpha, s = self._safe()
         normal = (power * self._curvature_sd()) ** 2 / 2
         return jnp.where(self.normal, normal, log_gamma_log_moment(alpha, power * s))
 
+    @jax.jit
     def quantile(self, p: float | Array) -> Float[Array, "*shape d"]:
         """Of each t_i at the probability p, a number or `[..., d]`."""
         x = jax.scipy.special.ndtri(jnp.asarray(p, self.mode.dtype))
         return self.from_score(jnp.broadcast_to(x, jnp.broadcast_shapes(x.shape, self.mode.shape)))
 
+    @partial(jax.jit, static_argnames="shape")
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "*shape d"]:
         """Draws `[*shape, d]`, equations (1) and (2)."""
         noise = random.normal(key, (*shape, self.mode.shape[0]), self.mode.dtype)
         return self.from_score(noise @ self._correlation_chol().T)
 
+    @jax.jit
     def log_prob(self, t: Float[Array, "*shape d"]) -> Float[Array, "*shape"]:
         """Equation (3) at t `[..., d]`."""
         x, log_marginal = self._score(t)
@@ -230,6 +237,7 @@ class SkewLaplace(NamedTuple):
         sd = self._curvature_sd()
         return jnp.linalg.cholesky(self.cov / sd / sd[:, None])
 
+    @jax.jit
     def from_score(self, x: Float[Array, "*shape d"]) -> Float[Array, "*shape d"]:
         """t of the normal scores x, each of its own coordinate; equation (2)."""
         alpha, s = self._safe()
@@ -283,6 +291,7 @@ def laplace(
     return skewed(mode.position, cov, third, fourth)
 
 
+@jax.jit
 def skewed(mode: Point, cov: Float[Array, "d d"], third: Point, fourth: Point) -> SkewLaplace:
     """Equations (1) and (4).
 

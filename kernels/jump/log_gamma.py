@@ -9,6 +9,7 @@ log g, and on log(1 - F) above the median, so that neither tail is 0. From there
 Barndorff-Nielsen (1986), is closer to (1) than float32 can compute the incomplete function: 4e-6 in x.
 """
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.scipy.special import gammainc, gammaincc, gammaln, log_ndtr, ndtri
@@ -23,6 +24,7 @@ _SMALL, _TERMS = 1.0, 12
 _LOG_2PI = 1.8378770664093453
 
 
+@jax.jit
 def log_gamma_log_density(alpha: Values, log_g: Values) -> Values:
     """Log density of log g, g ~ Gamma(alpha, 1).
 
@@ -39,6 +41,7 @@ def log_gamma_below_mode(alpha: Values, log_g: Values) -> Values:
     return -alpha * _exp_less_two_terms(log_g - jnp.log(alpha))
 
 
+@jax.jit
 def log_gamma_log_moment(alpha: Values, s: Values) -> Values:
     """log E (g / alpha)^s, g ~ Gamma(alpha, 1); infinite where alpha + s is not above 0.
 
@@ -63,6 +66,7 @@ def _exp_less_two_terms(u: Values) -> Values:
     return jnp.where(jnp.abs(u) < 0.3, small**2 / 2 * series, jnp.expm1(u) - u)
 
 
+@jax.jit
 def log_gamma_log_cdf(alpha: Values, log_g: Values) -> tuple[Values, Values]:
     """log F and log(1 - F) at log_g, finite far out in both tails."""
     g = jnp.exp(log_g)
@@ -85,6 +89,7 @@ def log_gamma_log_cdf(alpha: Values, log_g: Values) -> tuple[Values, Values]:
     return log_cdf, log_survival
 
 
+@jax.jit
 def normal_score(log_cdf: Values, log_survival: Values) -> Values:
     """x with log Phi(x) = log F, by the smaller of both tails."""
     smaller = jnp.minimum(log_cdf, log_survival)
@@ -120,6 +125,7 @@ def _exp_less_two_terms_over_square(u: Values) -> Values:
     return 0.5 * (1 + u / 3 * (1 + u / 4 * (1 + u / 5)))
 
 
+@jax.jit
 def log_gamma_score(alpha: Values, log_g: Values) -> Values:
     """x of equation (1) at log_g: standard normal where log_g is the logarithm of a Gamma variable.
 
@@ -140,6 +146,7 @@ def log_gamma_score(alpha: Values, log_g: Values) -> Values:
     return jnp.where(alpha < _SADDLEPOINT, exact, by_saddlepoint)
 
 
+@jax.jit
 def log_gamma_quantile(alpha: Values, x: Values) -> Values:
     """log_g of equation (1) at x.
 

@@ -13,6 +13,7 @@ marginals would cost more than the density that is sampled, and as much to compi
 """
 
 import math
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -48,6 +49,7 @@ class Proposal(NamedTuple):
     chol: Float[Array, "d d"]
     whiten: Float[Array, "d d"]
 
+    @partial(jax.jit, static_argnames="shape")
     def sample(self, key: Key[Array, ""], shape: tuple[int, ...] = ()) -> Float[Array, "*shape d"]:
         """Draws `[*shape, d]`."""
         key_which, key_normal, key_scale = random.split(key, 3)
@@ -58,17 +60,20 @@ class Proposal(NamedTuple):
         is_wide = random.uniform(key_which, (*shape, 1), self.mode.dtype) < _WIDE_SHARE
         return self.mode + jnp.where(is_wide, wide, self._away(x))
 
+    @jax.jit
     def log_prob(self, t: Float[Array, "*shape d"]) -> Float[Array, "*shape"]:
         """Of t `[..., d]`."""
         skew = self.skew_log_prob(t) + math.log1p(-_WIDE_SHARE)
         return jnp.logaddexp(skew, self._wide_log_prob(t) + math.log(_WIDE_SHARE))
 
+    @jax.jit
     def skew_log_prob(self, t: Float[Array, "*shape d"]) -> Float[Array, "*shape"]:
         """Equation (1)."""
         x, slope = self.score(t)
         square = ((x @ self.whiten.T) ** 2).sum(-1)
         return self._log_det() - (square + x.shape[-1] * _LOG_2PI) / 2 - jnp.log(slope).sum(-1)
 
+    @jax.jit
     def score(self, t: Float[Array, "*shape d"]) -> tuple[Float[Array, "*shape d"], Float[Array, "*shape d"]]:
         """x of (1), and T'(x)."""
         away = t - self.mode
@@ -102,6 +107,7 @@ class Proposal(NamedTuple):
         return constant + log_det - (_DEGREES + d) / 2 * jnp.log1p(square / _DEGREES)
 
 
+@jax.jit
 def tabled(fit: SkewLaplace) -> Proposal:
     """The proposal of a fit.
 

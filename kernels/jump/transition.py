@@ -209,11 +209,13 @@ def num_clipped_lags(
     return jnp.sum(fastest[..., None] * jnp.asarray(lags, Q.dtype) > cap, -1)
 
 
+@jax.jit
 def floor_transitions(transitions: Float[Array, "..."]) -> Float[Array, "..."]:
     """P, at least 1e-30 (float64: 1e-300): what cannot happen is -69 nats (-691), not -inf."""
     return jnp.maximum(transitions, _SMALLEST[str(transitions.dtype)])
 
 
+@jax.jit
 def log_transitions(transitions: Float[Array, "..."]) -> Float[Array, "..."]:
     """log P, at least that of `floor_transitions`, with derivatives of every order, which are 0 at that floor."""
     smallest = _SMALLEST[str(transitions.dtype)]
