@@ -133,13 +133,14 @@ def test_jump_zero_shot_does_not_look_where_nothing_was_seen():
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("noise", [0.0, "infer"])
-def test_jump_zero_shot_does_not_look_between_points_either(noise):
+def test_jump_zero_shot_does_not_look_between_points_either(noise, x64):
+    """In float64: in float32 sums in another order change curvatures, which are differences, by 2e-4."""
     seen = np.random.default_rng(3).random(CLEAN.shape) < 0.8
     packed, masked = packed_and_masked(seen)
     for x, y in zip(
         *(as_arrays(zero_shot(*paths, label_noise=noise)) for paths in (packed, masked)), strict=True
     ):
-        npt.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
+        npt.assert_allclose(x, y, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.nightly
