@@ -30,7 +30,7 @@ from .start import FlatModel, Refinement, check_refined, fell_back, refine, runn
 from .transition import Nuts, NutsMove
 
 _STUCK, _RARELY = 0.05, 0.1
-# A NUTS transition costs as much as some forty densities: where most proposals are accepted it is made more seldom.
+# A NUTS transition costs as much as some twenty densities: where most proposals are accepted it is made more seldom.
 _MOSTLY, _SELDOM = 0.5, 4
 
 type Values = dict[str, Array]

@@ -149,3 +149,14 @@ def test_jump_climb_planted_slopes_of_the_wrong_ridge_are_caught(monkeypatch):
     exact = laplace(coupled, newton(coupled, jnp.zeros(4), tolerance=1e-5), nested=True)
     sd = np.sqrt(np.diagonal(exact.cov))
     assert np.abs((wrong.mean - wrong.mode) / sd - (exact.mean - exact.mode) / sd).max() > 0.05
+
+
+def test_jump_climb_tells_of_each_step_and_what_it_promises():
+    told = []
+    found = climb(coupled, jnp.zeros(4), tell=lambda *step: told.append(step))
+    jax.effects_barrier()
+    names, steps, nats = zip(*sorted(told, key=lambda step: int(step[1])), strict=True)
+    assert set(names) == {"Newton"}
+    assert [int(step) for step in steps] == list(range(int(found.num_steps) + 1))
+    assert float(nats[0]) > 1e-3
+    assert max(float(x) for x in nats[-2:]) < 1e-3  # two small ones, and it ends
